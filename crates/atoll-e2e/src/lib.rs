@@ -1,0 +1,1 @@
+//! Network-namespace labs with the real binary.

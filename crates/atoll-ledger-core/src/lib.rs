@@ -1,0 +1,1 @@
+//! Block format and validity, EVM execution, system contracts, state trie of the ledger: pure.

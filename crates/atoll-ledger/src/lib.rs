@@ -1,0 +1,1 @@
+//! The ledger daemon: consensus engine, storage, mempool, JSON-RPC around atoll-ledger-core.

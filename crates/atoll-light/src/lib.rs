@@ -1,0 +1,1 @@
+//! Verify a finality certificate, a header and a state proof, without trusting the server that sent them.

@@ -1,0 +1,1 @@
+//! Handshake, sessions, routing of the mesh: pure state machines.

@@ -1,0 +1,1 @@
+//! The mesh daemon: sockets, TUN device, clocks and tasks around atoll-mesh-core.

@@ -1,0 +1,1 @@
+//! The node daemon: follows its leases, fetches images, runs workloads, gateway and DNS.

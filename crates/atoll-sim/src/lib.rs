@@ -1,0 +1,1 @@
+//! A seeded world of many nodes: the real cores under a virtual clock and network.

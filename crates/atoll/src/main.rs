@@ -1,0 +1,3 @@
+//! One binary: the daemons, the supervisor, the client and the dashboard.
+
+fn main() {}
