@@ -1,3 +1,28 @@
 //! One binary: the daemons, the supervisor, the client and the dashboard.
+//!
+//! `main` parses the command line, sets up logging and turns the outcome into an exit code; each command lives in a
+//! module of its own. Two rules: what a command prints for people or programs goes to standard output, everything else
+//! (logs, progress, errors) to standard error; and nothing that must be single-threaded runs after a runtime started.
 
-fn main() {}
+mod cli;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, failure, telemetry};
+
+fn main() -> ExitCode {
+    telemetry::install_panic_hook();
+    let cli = Cli::parse();
+    telemetry::install(cli.command.is_daemon());
+    match cli::run(cli) {
+        Ok(code) => code,
+        Err(error) if failure::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            failure::report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The command line: what can be said, and which module does it.
+
+pub(crate) mod failure;
+pub(crate) mod telemetry;
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::{cli::failure::OrFail as _, up};
+
+/// Printed below `--help`.
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failed (standard error says what, why and what to do), 2 wrong usage.
+Environment: ATOLL_STATE is the default of --state; ATOLL_LOG (or RUST_LOG) says how much is logged to standard error, \
+for example ATOLL_LOG=debug or ATOLL_LOG=atoll_node=trace.";
+
+/// A local internet of your own: its capacity, its ledger and currency, its network, its rules.
+#[derive(Debug, Parser)]
+#[command(name = "atoll", version, propagate_version = true, after_help = AFTER_HELP, subcommand_required = true)]
+pub(crate) struct Cli {
+    /// State directory of the region [default: the only region in /var/lib/atoll, or the one named home]
+    #[arg(long, global = true, value_name = "DIR", env = "ATOLL_STATE", hide_env = true)]
+    pub(crate) state: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the region on this machine and keep it running
+    #[command(hide = true)]
+    Up(up::UpArgs),
+    /// Stop the region's daemons and leave its state
+    #[command(hide = true)]
+    Down(up::DownArgs),
+    /// Say what runs, how far it is, and what is wrong
+    #[command(hide = true)]
+    Status(up::StatusArgs),
+    /// Print completions for a shell: source them from its start-up file
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Command {
+    /// Whether it is a long-running daemon, whose log is read later instead of a person waiting for an answer.
+    pub(crate) const fn is_daemon(&self) -> bool {
+        false
+    }
+}
+
+/// Carries out the command.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let state = cli.state;
+    match cli.command {
+        Command::Up(args) => up::run(args, state),
+        Command::Down(args) => up::down(args, state),
+        Command::Status(args) => up::status(args, state),
+        Command::Completions { shell } => completions(shell),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    // Into memory first: clap_complete panics when the pipe breaks.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "atoll", &mut script);
+    std::io::stdout().write_all(&script).or_fail(
+        || "cannot print the completions",
+        || "check where standard output goes, and whether its disk is full",
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_and_option_says_what_it_does() {
+        fn walk(command: &clap::Command) {
+            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+                assert!(sub.get_about().is_some(), "`{}` has no help", sub.get_name());
+                walk(sub);
+            }
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some(), "`{}`: {} has no help", command.get_name(), arg.get_id());
+            }
+        }
+        let mut command = Cli::command();
+        command.build();
+        walk(&command);
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2() {
+        for line in [&["atoll"][..], &["atoll", "nonsense"], &["atoll", "completions", "tcl"]] {
+            let error = Cli::try_parse_from(line).expect_err("wrong usage");
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+}
