@@ -1,1 +1,6 @@
 //! The ledger daemon: consensus engine, storage, mempool, JSON-RPC around atoll-ledger-core.
+//!
+//! The consensus engine ([`engine`]) orders blocks and knows nothing of their contents; the chain behind
+//! [`engine::Application`] builds, verifies, executes and keeps them.
+
+pub mod engine;
