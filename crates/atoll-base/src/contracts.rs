@@ -11,9 +11,18 @@ pub const DEPLOYMENTS: Address = address!("000000000000000000000000000000000000A
 
 #[allow(missing_docs, reason = "generated from the Solidity files, which carry the documentation")]
 mod abi {
-    alloy_sol_types::sol!("../../contracts/ICharter.sol");
-    alloy_sol_types::sol!("../../contracts/INodes.sol");
-    alloy_sol_types::sol!("../../contracts/IDeployments.sol");
+    alloy_sol_types::sol!(
+        #[sol(all_derives)]
+        "../../contracts/ICharter.sol"
+    );
+    alloy_sol_types::sol!(
+        #[sol(all_derives)]
+        "../../contracts/INodes.sol"
+    );
+    alloy_sol_types::sol!(
+        #[sol(all_derives)]
+        "../../contracts/IDeployments.sol"
+    );
 }
 
 pub use abi::{ICharter, IDeployments, INodes};

@@ -5,7 +5,9 @@
 //! (logs, progress, errors) to standard error; and nothing that must be single-threaded runs after a runtime started.
 
 mod cli;
+mod rpc;
 mod up;
+mod wallet;
 
 use std::process::ExitCode;
 
