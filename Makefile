@@ -1,0 +1,44 @@
+# Thin: every target calls cargo, xtask or a script. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+STATE ?= /var/lib/atoll/home
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+# Only what needs root gets it.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+ATOLL := target/release/atoll
+
+.PHONY: help up down status test lint examples build clean-state
+
+help: ## List what can be made
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+up: ## Build, start the region "home" with the hello page in it, and say where everything is
+	@scripts/up $(STATE)
+
+down: ## Stop the region, keep its state
+	@$(SUDO) $(ATOLL) --state $(STATE) down
+
+status: ## Say what runs and what is wrong
+	@$(SUDO) $(ATOLL) --state $(STATE) status
+
+test: ## All tests
+	@scripts/require test
+	@scripts/test
+
+lint: ## Formatting, clippy, licences and sources of dependencies, tidy
+	@scripts/require lint
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo fetch --locked --quiet
+	cargo deny --offline check bans licenses sources
+	cargo run --release -q -p xtask -- tidy
+
+build: ## Only build the binary
+	@scripts/require build
+	cargo build --release -p atoll
+
+examples: ## Build the images of the examples
+	@scripts/examples
+
+clean-state: down ## Stop the region and DELETE its state: its ledger, its wallet, its apps
+	$(SUDO) rm -rf $(STATE)
