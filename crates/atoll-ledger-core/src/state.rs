@@ -8,9 +8,46 @@ use std::collections::{BTreeMap, BTreeSet};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_trie::KECCAK_EMPTY;
 
+mod backend;
+mod change;
+mod layer;
+pub mod limits;
 mod memory;
+mod node;
+mod overlay;
+mod proof;
+mod trie;
 
-pub use memory::MemoryState;
+pub use backend::{BackendError, Batch, Column, MemoryBackend, StateBackend, StateView, Visit};
+pub use layer::{Layer, StateTree};
+pub use memory::{CodeMissing, MemoryState};
+pub use proof::{AccountProof, MultiProof, RecordingReader, StorageProof};
+
+/// Why the state cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The database failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The database holds something that this program never writes.
+    #[error(
+        "the ledger's database holds {0} in an unknown form: it is damaged, or of another version of atoll; \
+             remove the ledger's data folder and restart, and the ledger is fetched again from the validators"
+    )]
+    Damaged(&'static str),
+    /// Code that was never stored.
+    #[error("the state has no code with hash {0}")]
+    CodeMissing(B256),
+    /// A fork was to be committed after its rival.
+    #[error("the version to be committed does not descend from the committed one")]
+    Stale,
+    /// Nothing was committed for too long.
+    #[error("{} blocks wait over the committed state: it must be committed before more are added", limits::LAYERS_MAX)]
+    TooDeep,
+    /// A proof of too much.
+    #[error("a proof covers at most {} words", limits::PROOF_WORDS_MAX)]
+    ProofTooLarge,
+}
 
 /// An account, without its storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,3 +139,6 @@ impl StateDiff {
         self.code.extend(later.code);
     }
 }
+
+#[cfg(test)]
+mod tests;
