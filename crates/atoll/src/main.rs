@@ -4,7 +4,9 @@
 //! module of its own. Two rules: what a command prints for people or programs goes to standard output, everything else
 //! (logs, progress, errors) to standard error; and nothing that must be single-threaded runs after a runtime started.
 
+mod amount;
 mod cli;
+mod compose;
 mod rpc;
 mod up;
 mod wallet;
