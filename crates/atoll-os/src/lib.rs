@@ -20,8 +20,17 @@
 //! It is the only crate in which `unsafe` is allowed.
 #![allow(unsafe_code)] // system calls for which nix has no safe wrapper; each block says why it is sound
 
+pub mod cgroup;
+pub mod disk;
 pub mod limits;
 pub mod link;
+pub mod log;
 pub mod netns;
+pub mod process;
+pub mod rootfs;
+mod seccomp;
+pub mod shim;
+pub mod spec;
 mod tap;
+mod users;
 pub mod workload;

@@ -6,5 +6,30 @@ use core::time::Duration;
 pub const LINK_NAME_BYTES_MAX: usize = 15;
 /// Longest name of a network namespace or of a workload: it becomes a file name and a cgroup's name.
 pub const NAME_BYTES_MAX: usize = 128;
-/// How long creating a workload may take before its shim is given up.
+
+/// How long a shim may take to get its workload running before it is given up.
 pub const SHIM_START_MAX: Duration = Duration::from_secs(60);
+/// How long killed processes may take to leave their cgroup.
+pub const CGROUP_EMPTY_MAX: Duration = Duration::from_secs(10);
+/// The stretch of time in which the kernel accounts for a CPU limit, in microseconds.
+pub const CPU_PERIOD_US: u64 = 100_000;
+
+/// Longest line of a workload's output; longer ones are split.
+pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
+/// Size of one log file when the caller has no wish; there are two.
+pub const LOG_FILE_BYTES: u64 = 8 * 1024 * 1024;
+/// Smallest log file, so that one line always fits.
+pub const LOG_FILE_BYTES_MIN: u64 = 2 * LOG_LINE_BYTES_MAX as u64;
+/// Lines that a reader of the log gets at once.
+pub const LOG_TAIL_LINES_MAX: usize = 10_000;
+
+/// Bind mounts of one workload.
+pub const BINDS_MAX: usize = 64;
+
+const _: () = assert!(LOG_FILE_BYTES >= LOG_FILE_BYTES_MIN);
+/// How much of an image's `/etc/passwd` and `/etc/group` is read.
+pub const ACCOUNT_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Files that a process of a container may open unless it raises its own limit.
+pub const OPEN_FILES_MAX: u64 = 65_536;
+/// How much earlier than daemons a workload is killed when the whole machine runs out of memory.
+pub const WORKLOAD_OOM_SCORE: u32 = 500;
