@@ -4,3 +4,5 @@
 //! [`engine::Application`] builds, verifies, executes and keeps them.
 
 pub mod engine;
+pub mod limits;
+pub mod mempool;
