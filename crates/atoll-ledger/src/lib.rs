@@ -3,6 +3,7 @@
 //! The consensus engine ([`engine`]) orders blocks and knows nothing of their contents; the chain behind
 //! [`engine::Application`] builds, verifies, executes and keeps them.
 
+pub mod chain;
 pub mod engine;
 pub mod limits;
 pub mod mempool;

@@ -33,9 +33,12 @@ pub const GOSSIP_REPEAT_BYTES_MAX: usize = 1024 * 1024;
 /// Pending transactions are gossiped again this often, in case a message was lost or a validator was down.
 pub const GOSSIP_REPEAT_MS: u64 = 10_000;
 
+/// A commit that failed is tried again after this time.
+pub const COMMIT_RETRY_MS: u64 = 1_000;
 /// Blocks that one durable commit covers.
 pub const COMMIT_GROUP_MAX: usize = 8;
-/// Executed blocks that are kept above the committed one: more than consensus ever has in flight.
+/// Executed blocks that are kept above the committed one: beyond that the oldest fork is forgotten, and executed again if
+/// it is asked for.
 pub const TREE_BLOCKS_MAX: usize = 256;
 
 /// After so many final blocks every sender in the pool is compared with the state, not only those of the block.

@@ -22,13 +22,14 @@ use std::{
 use alloy_consensus::Transaction as _;
 use alloy_primitives::{Address, B256, Bytes, keccak256};
 use alloy_rlp::{Decodable as _, Encodable as _};
+use atoll_ledger_core::{Transaction, transaction::SignedBy};
 use tokio::sync::watch;
 
 use self::journal::Journal;
 pub use self::{
     journal::JournalError,
     pool::{Account, Ahead, Pool, Room},
-    tx::{PooledTx, Rules, Transaction, TxError},
+    tx::{PooledTx, Rules, TxError},
 };
 use crate::{
     engine::{Gossip, limits::GOSSIP_BYTES_MAX},
@@ -47,8 +48,9 @@ pub trait Accounts: Send + Sync + 'static {
     /// The account; the default for one that does not exist.
     fn account(&self, address: Address) -> Result<Account, String>;
 
-    /// Whether this call is free of gas: one of the nodes' calls, from the account of a registered node.
-    fn may_be_free(&self, tx: &Transaction, sender: Address) -> Result<bool, String>;
+    /// Whether this call, which offers no fee, may be free: one of the nodes' calls, from the account of a registered
+    /// node. If not, why not.
+    fn check_free(&self, tx: &SignedBy) -> Result<Result<(), String>, String>;
 }
 
 /// Handle to the mempool.
@@ -63,6 +65,7 @@ struct Inner {
     gossip: Arc<Mutex<Option<Gossip>>>,
     inbox: mpsc::SyncSender<Bytes>,
     changed: watch::Sender<u64>,
+    doubted: Mutex<BTreeSet<Address>>,
     repeated_ms: AtomicU64,
     swept: AtomicU64,
 }
@@ -82,6 +85,7 @@ impl Mempool {
             gossip,
             inbox,
             changed: watch::Sender::new(0),
+            doubted: Mutex::default(),
             repeated_ms: AtomicU64::new(0),
             swept: AtomicU64::new(0),
         }));
@@ -149,7 +153,13 @@ impl Mempool {
         self.0.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Drops transactions that cannot be executed.
+    /// Has these compared with the state at the next final block, because they could not be executed on a block that is
+    /// not final yet.
+    pub fn doubt(&self, senders: impl IntoIterator<Item = Address>) {
+        lock(&self.0.doubted).extend(senders);
+    }
+
+    /// Drops transactions that cannot be executed on any state.
     pub fn reject(&self, hashes: impl IntoIterator<Item = B256>) {
         let mut pool = self.pool();
         for hash in hashes {
@@ -159,7 +169,7 @@ impl Mempool {
 
     /// A final block's state is visible to [`Accounts`] now: what it included goes. `time_ms` is the ledger's.
     pub fn finalized<'a>(&self, number: u64, time_ms: u64, txs: impl IntoIterator<Item = (Address, &'a Transaction)>) {
-        let mut touched = BTreeSet::new();
+        let mut touched = std::mem::take(&mut *lock(&self.0.doubted));
         for (sender, tx) in txs {
             touched.insert(sender);
             let authorities = tx.authorization_list().unwrap_or_default();
@@ -172,9 +182,8 @@ impl Mempool {
             touched.extend(pool.senders());
         }
         for address in touched {
-            match self.0.accounts.account(address) {
-                Ok(account) => pool.update(address, account),
-                Err(error) => tracing::warn!(%error, "cannot compare the mempool with the ledger's state"),
+            if let Err(error) = self.compare(&mut pool, address) {
+                tracing::warn!(%error, "cannot compare the mempool with the ledger's state");
             }
         }
         self.0.journal.compact(pool.bytes(), || pool.iter().map(|tx| tx.bytes().clone()).collect());
@@ -208,6 +217,21 @@ impl Mempool {
         self.pool().next_nonce(sender, next)
     }
 
+    /// Drops what of a sender's transactions was included, or can no longer be paid for or be free.
+    fn compare(&self, pool: &mut Pool, address: Address) -> Result<(), String> {
+        pool.update(address, self.0.accounts.account(address)?);
+        if self.0.rules.base_fee == 0 {
+            return Ok(());
+        }
+        let free: Vec<_> = pool.of(address).filter(|tx| tx.is_free()).cloned().collect();
+        for tx in free {
+            if self.0.accounts.check_free(tx.recovered())?.is_err() {
+                pool.remove(&tx.hash());
+            }
+        }
+        Ok(())
+    }
+
     fn insert(&self, bytes: Bytes) -> Result<Arc<PooledTx>, TxError> {
         if self.pool().by_hash(&keccak256(&bytes)).is_some() {
             return Err(TxError::Known);
@@ -215,9 +239,12 @@ impl Mempool {
         let tx = Arc::new(PooledTx::parse(bytes, &self.0.rules)?);
         let mut pool = self.pool();
         let account = self.0.accounts.account(tx.sender()).map_err(TxError::State)?;
-        let may_be_free =
-            tx.is_free() && self.0.accounts.may_be_free(tx.envelope(), tx.sender()).map_err(TxError::State)?;
-        pool.insert(Arc::clone(&tx), account, may_be_free)?;
+        let base_fee = self.0.rules.base_fee;
+        if tx.is_free() && base_fee > 0 {
+            let checked = self.0.accounts.check_free(tx.recovered()).map_err(TxError::State)?;
+            checked.map_err(|why| TxError::NotFree { base_fee, why })?;
+        }
+        pool.insert(Arc::clone(&tx), account)?;
         drop(pool);
         self.wake();
         Ok(tx)

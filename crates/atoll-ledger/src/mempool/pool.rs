@@ -139,6 +139,11 @@ impl Pool {
         self.senders.values().flat_map(|sender| sender.txs.values().map(|entry| &entry.tx))
     }
 
+    /// Those of one sender, by nonce.
+    pub fn of(&self, sender: Address) -> impl Iterator<Item = &Arc<PooledTx>> {
+        self.senders.get(&sender).into_iter().flat_map(|sender| sender.txs.values().map(|entry| &entry.tx))
+    }
+
     /// Who has something waiting.
     pub fn senders(&self) -> impl Iterator<Item = Address> {
         self.senders.keys().copied()
@@ -149,17 +154,14 @@ impl Pool {
         self.senders.get(&sender).map_or(next, |s| run(s, next).last().map_or(next, |entry| entry.tx.nonce() + 1))
     }
 
-    /// Takes a transaction in. `account` is its sender at the newest final block; `may_be_free` says whether that is the
-    /// account of a node and the call one of the free ones.
-    pub fn insert(&mut self, tx: Arc<PooledTx>, account: Account, may_be_free: bool) -> Result<(), TxError> {
+    /// Takes a transaction in. `account` is its sender at the newest final block; that a free call may be free was
+    /// checked.
+    pub fn insert(&mut self, tx: Arc<PooledTx>, account: Account) -> Result<(), TxError> {
         let (hash, sender, nonce) = (tx.hash(), tx.sender(), tx.nonce());
         if self.by_hash.contains_key(&hash) {
             return Err(TxError::Known);
         }
         let free = tx.is_free() && self.base_fee > 0;
-        if free && !may_be_free {
-            return Err(TxError::NotFree { sender, base_fee: self.base_fee });
-        }
         self.check_nonce(nonce, account)?;
         let replaced = self.replaceable(&tx)?;
         self.check_funds(&tx, account, replaced.as_ref())?;

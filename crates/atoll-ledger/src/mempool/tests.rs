@@ -84,17 +84,15 @@ fn the_door_refuses_in_the_words_that_wallets_know() {
 fn free_calls_are_for_nodes_and_come_first() {
     let mut pool = Pool::new(Room::default(), RULES.base_fee);
     let rich = Account { nonce: 0, balance: U256::from(10).pow(U256::from(18)) };
-    pool.insert(parse(transfer(0, 0, 100, 90, 1)), rich, false).expect("paid");
+    pool.insert(parse(transfer(0, 0, 100, 90, 1)), rich).expect("paid");
     let free = parse(transfer(1, 0, 0, 0, 0));
-    let refused = pool.insert(Arc::clone(&free), Account::default(), false).expect_err("not a node");
-    assert!(refused.to_string().contains("only the account of a registered node"), "{refused}");
-    pool.insert(Arc::clone(&free), Account::default(), true).expect("a node");
+    pool.insert(Arc::clone(&free), Account::default()).expect("a node");
     assert_eq!(pool.select(&Ahead::new(), u64::MAX, usize::MAX)[0], free);
     // Nothing can replace a free call but a paid one.
     let other = parse(transfer(1, 0, 0, 0, 0));
-    assert_eq!(pool.insert(other, Account::default(), true), Err(TxError::Known));
+    assert_eq!(pool.insert(other, Account::default()), Err(TxError::Known));
     let longer = TxEip1559 { chain_id: 77, gas_limit: 60_000, to: TxKind::Call(Address::ZERO), ..TxEip1559::default() };
-    let underpriced = pool.insert(parse(sign(1, longer)), Account::default(), true);
+    let underpriced = pool.insert(parse(sign(1, longer)), Account::default());
     assert_eq!(underpriced, Err(TxError::Underpriced { nonce: 0 }));
 }
 
@@ -177,7 +175,7 @@ fn run_steps(steps: Vec<Step>, room: Room, exact: bool) {
         match step {
             Step::Insert { from, nonce, fee, tip, value } => {
                 let tx = parse(transfer(from, nonce, fee, tip, value));
-                let result = pool.insert(Arc::clone(&tx), model.accounts[&tx.sender()], false);
+                let result = pool.insert(Arc::clone(&tx), model.accounts[&tx.sender()]);
                 if exact {
                     assert_eq!(result, model.insert(&tx, room.per_sender));
                 } else {
@@ -253,10 +251,10 @@ proptest! {
 fn who_pays_more_gets_the_room() {
     let mut pool = Pool::new(Room { paid: 2, ..Room::default() }, RULES.base_fee);
     let rich = Account { nonce: 0, balance: U256::from(u64::MAX) };
-    pool.insert(parse(transfer(0, 0, 50, 1, 0)), rich, false).expect("room");
-    pool.insert(parse(transfer(1, 0, 50, 3, 0)), rich, false).expect("room");
-    assert_eq!(pool.insert(parse(transfer(2, 0, 50, 1, 0)), rich, false), Err(TxError::Full));
-    pool.insert(parse(transfer(2, 0, 50, 2, 0)), rich, false).expect("pays more than the first");
+    pool.insert(parse(transfer(0, 0, 50, 1, 0)), rich).expect("room");
+    pool.insert(parse(transfer(1, 0, 50, 3, 0)), rich).expect("room");
+    assert_eq!(pool.insert(parse(transfer(2, 0, 50, 1, 0)), rich), Err(TxError::Full));
+    pool.insert(parse(transfer(2, 0, 50, 2, 0)), rich).expect("pays more than the first");
     let left: Vec<_> = pool.iter().map(|tx| tx.sender()).collect();
     assert!(!left.contains(&key(0).address()) && pool.len() == 2, "{left:?}");
 }
@@ -275,8 +273,9 @@ impl Accounts for Fixed {
         Ok(lock(&self.0).get(&address).copied().unwrap_or_default())
     }
 
-    fn may_be_free(&self, _: &Transaction, _: Address) -> Result<bool, String> {
-        Ok(false)
+    fn check_free(&self, tx: &SignedBy) -> Result<Result<(), String>, String> {
+        let node = tx.signer() == key(3).address();
+        Ok(if node { Ok(()) } else { Err("the sender is not the account of a registered node".into()) })
     }
 }
 
@@ -298,6 +297,15 @@ async fn a_restart_keeps_what_was_acknowledged_and_is_still_valid() {
     let there: Vec<_> = hashes.iter().map(|hash| mempool.by_hash(hash).is_some()).collect();
     assert_eq!(there, [false, false, true, true, true]);
     assert_eq!(mempool.next_nonce(key(0).address(), 2), 5);
+}
+
+#[tokio::test]
+async fn free_calls_of_others_are_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mempool = Mempool::open(&dir.path().join("j"), RULES, Room::default(), Fixed::new()).expect("opens");
+    let refused = mempool.submit(transfer(0, 0, 0, 0, 0)).await.expect_err("not a node").to_string();
+    assert!(refused.ends_with("baseFee: 10; the sender is not the account of a registered node"), "{refused}");
+    mempool.submit(transfer(3, 0, 0, 0, 0)).await.expect("a node");
 }
 
 #[tokio::test]

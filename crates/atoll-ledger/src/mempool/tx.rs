@@ -1,15 +1,13 @@
 //! A transaction at the door: decoding, and the checks that need no state.
 
 use alloy_consensus::{
-    EthereumTxEnvelope, Transaction as _, TxEip4844,
+    Transaction as _,
     transaction::{Recovered, SignerRecoverable as _},
 };
-use alloy_eips::eip2718::Decodable2718 as _;
+use alloy_eips::eip2718::{Decodable2718 as _, Encodable2718 as _};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use atoll_base::limits::TRANSACTION_BYTES_MAX;
-
-/// A signed transaction: legacy, EIP-2930, EIP-1559 or EIP-7702.
-pub type Transaction = EthereumTxEnvelope<TxEip4844>;
+use atoll_ledger_core::{Transaction, transaction::SignedBy};
 
 /// Why a transaction is refused. The texts begin as Ethereum's clients write them, because wallets recognise them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,15 +57,12 @@ pub enum TxError {
         base_fee: u64,
     },
     /// Price zero, and not one of the free calls.
-    #[error(
-        "max fee per gas less than block base fee: {sender} may not call for free, only the account of a registered \
-         node may, and only heartbeat, report and shareKey; the base fee is {base_fee}"
-    )]
+    #[error("max fee per gas less than block base fee: maxFeePerGas: 0, baseFee: {base_fee}; {why}")]
     NotFree {
-        /// The sender.
-        sender: Address,
         /// What is asked.
         base_fee: u64,
+        /// Which rule of free calls it breaks.
+        why: String,
     },
     /// More gas than a block has.
     #[error("exceeds block gas limit: gas {gas}, limit {limit}")]
@@ -136,7 +131,7 @@ pub enum TxError {
 /// A transaction with valid encoding, signature, chain and size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PooledTx {
-    tx: Recovered<Transaction>,
+    tx: SignedBy,
     bytes: Bytes,
 }
 
@@ -161,6 +156,9 @@ impl PooledTx {
         let tx = Transaction::decode_2718(&mut rest).map_err(|e| TxError::Encoding(e.to_string()))?;
         if !rest.is_empty() {
             return Err(TxError::Encoding(format!("{} bytes follow it", rest.len())));
+        }
+        if tx.encoded_2718() != bytes {
+            return Err(TxError::Encoding("another encoding of the same transaction is the canonical one".into()));
         }
         if tx.is_eip4844() {
             return Err(TxError::Blobs);
@@ -189,7 +187,7 @@ impl PooledTx {
     }
 
     /// The transaction with its sender.
-    pub const fn recovered(&self) -> &Recovered<Transaction> {
+    pub const fn recovered(&self) -> &SignedBy {
         &self.tx
     }
 
