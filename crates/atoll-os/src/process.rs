@@ -2,7 +2,11 @@
 
 use std::{
     fs, io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::process::CommandExt as _,
+    },
+    process::Command,
 };
 
 use nix::{libc, sys::signal::Signal};
@@ -60,6 +64,16 @@ impl ProcessId {
         }
     }
 
+    /// Asks it to end (`SIGTERM`); false when it is gone.
+    pub fn terminate(&self) -> io::Result<bool> {
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Ends it at once (`SIGKILL`); false when it is gone.
+    pub fn kill(&self) -> io::Result<bool> {
+        self.signal(Signal::SIGKILL)
+    }
+
     /// Waits until it has ended.
     pub async fn gone(&self) -> io::Result<()> {
         let Some(handle) = self.handle()? else { return Ok(()) };
@@ -82,6 +96,18 @@ impl ProcessId {
         // Only now that the number cannot be used again is the check conclusive.
         Ok(self.is_alive().then_some(handle))
     }
+}
+
+/// Whether this process may do what only root may.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Lets the kernel send the child `SIGTERM` when the thread that starts it ends: a daemon never outlives its supervisor.
+/// Start it from a thread that lives as long as the supervisor.
+pub fn end_with_parent(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe and allocates nothing.
+    unsafe { command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(io::Error::from)) }
 }
 
 /// State letter and start time of a process.
