@@ -29,8 +29,6 @@ pub const LEASES_ALIVE_MAX: u64 = 16_384;
 pub const LEASES_PER_DEPLOYMENT_MAX: usize = 64;
 /// Leases that the end of one block moves, grants or gives a standby; the others follow in the next block.
 pub const MOVES_PER_BLOCK_MAX: usize = 256;
-/// Addresses that are tried for a new workload before its node counts as full.
-pub const WORKLOAD_PROBES_MAX: u16 = 1_024;
 
 /// A deployment must be able to pay for so long when it is made or resumed.
 pub const ESCROW_MIN_MS: u64 = 3_600_000;

@@ -7,25 +7,26 @@
 use alloy_primitives::{Address, Bytes, U256};
 use alloy_sol_types::{Revert, SolError as _, SolInterface, abi::AbiDecoderConfig};
 use atoll_base::{
-    contracts::{CHARTER, DEPLOYMENTS, ICharter, INodes, NODES},
+    contracts::{CHARTER, DEPLOYMENTS, ICharter, IDeployments, INodes, NODES},
     schema,
 };
 
 use crate::{execute::StateError, limits, state::StateRead};
 
 mod access;
+pub mod billing;
 mod charter;
+mod deployments;
 mod due;
+mod end;
+mod fleet;
+mod leases;
 mod nodes;
 pub mod scheduler;
 
 pub(crate) use access::{Access, Host, Stop};
 pub(crate) use charter::region_slot;
-
-/// Work at the end of each block.
-pub(crate) fn end_block(_access: &mut Access<'_>) -> Result<(), Stop> {
-    Ok(())
-}
+pub(crate) use end::end_block;
 
 /// All system contracts.
 pub const ADDRESSES: [Address; 3] = [CHARTER, NODES, DEPLOYMENTS];
@@ -52,7 +53,7 @@ pub(crate) fn call(access: &mut Access<'_>, call: &Call<'_>) -> Result<Bytes, St
     let output = match call.contract {
         CHARTER => charter::call(access, decode::<ICharter::ICharterCalls>(call)?, call),
         NODES => nodes::call(access, decode::<INodes::INodesCalls>(call)?, call),
-        _ => Err(revert("deployments are not part of this version")),
+        _ => deployments::call(access, decode::<IDeployments::IDeploymentsCalls>(call)?, call),
     }?;
     access.charge(words(output.len()) * limits::GAS_COPY)?;
     Ok(output.into())

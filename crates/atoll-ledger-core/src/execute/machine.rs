@@ -245,10 +245,13 @@ where
     <J::Database as Database>::Error: std::error::Error,
 {
     fn load(&mut self, contract: Address, slot: B256) -> Result<U256, String> {
+        // The journal reads storage only of accounts that it has loaded.
+        self.0.load_account(contract).map_err(chain)?;
         self.0.sload(contract, slot.into()).map(|word| word.data).map_err(chain)
     }
 
     fn store(&mut self, contract: Address, slot: B256, word: U256) -> Result<(), String> {
+        self.0.load_account(contract).map_err(chain)?;
         self.0.sstore(contract, slot.into(), word).map_err(chain)?;
         self.0.touch_account(contract);
         Ok(())

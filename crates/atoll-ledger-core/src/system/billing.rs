@@ -96,12 +96,14 @@ fn rate(leases: &[LeaseRecord]) -> U256 {
 
 /// When the deployment is to be settled next: at the charter's interval, or when its escrow runs out.
 pub(super) fn due_ms(access: &Access<'_>, deployment: &DeploymentRecord, leases: &[LeaseRecord]) -> u64 {
-    let rate = rate(leases);
-    if rate.is_zero() {
-        return u64::MAX;
-    }
-    let interval = access.env.charter.timing.settle_ms;
-    let lasts = deployment.escrow.saturating_mul(U256::from(HOUR_MS)) / rate;
-    // Rates and escrow were valid when the leases started, so the first of them is the earliest that can run.
-    deployment.settled_ms.saturating_add(interval.min(lasts.saturating_to::<u64>()))
+    due_at_least_ms(access, deployment, rate(leases))
+}
+
+/// The same for a rate that the deployment does not exceed: it is never due earlier.
+pub(super) fn due_at_least_ms(access: &Access<'_>, deployment: &DeploymentRecord, rate: U256) -> u64 {
+    let lasts = match deployment.escrow.saturating_mul(U256::from(HOUR_MS)).checked_div(rate) {
+        Some(lasts) => lasts.saturating_to::<u64>(),
+        None => return u64::MAX,
+    };
+    deployment.settled_ms.saturating_add(access.env.charter.timing.settle_ms.min(lasts))
 }

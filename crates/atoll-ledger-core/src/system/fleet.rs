@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use alloy_primitives::B256;
-use atoll_base::{contracts::NODES, schema};
 use atoll_base::schema::{Capacity, NodeRecord};
+use atoll_base::{contracts::NODES, schema};
 
 use super::{
     Access, Stop,

@@ -1,0 +1,226 @@
+//! The end of a block: nodes that fell silent, takeovers, whoever waits for a node or a standby, and charges.
+//!
+//! It looks at nodes and living leases only, and only when [`due`] says so.
+
+use alloy_primitives::B256;
+use atoll_base::{
+    contracts::{DEPLOYMENTS, IDeployments, INodes, NODES},
+    schema::{self, DeploymentRecord, LeaseRecord, LeaseState, ServiceRecord},
+};
+
+use super::{
+    Access, Stop, billing, due,
+    fleet::Fleet,
+    leases,
+    scheduler::{self, short},
+};
+use crate::limits;
+
+/// Work at the end of each block.
+pub(crate) fn end_block(access: &mut Access<'_>) -> Result<(), Stop> {
+    let mut fleet = Fleet::default();
+    if access.now_ms() >= access.read_u64(DEPLOYMENTS, due::nodes_slot())? {
+        find_silent(access, &mut fleet)?;
+    }
+    if access.now_ms() >= access.read_u64(DEPLOYMENTS, due::leases_slot())? {
+        tend_all(access, &mut fleet)?;
+    }
+    fleet.save(access)
+}
+
+/// Nodes whose last heartbeat is too old go offline.
+fn find_silent(access: &mut Access<'_>, fleet: &mut Fleet) -> Result<(), Stop> {
+    let now = access.now_ms();
+    let timeout = access.env.charter.timing.heartbeat_timeout_ms;
+    let online: Vec<B256> = fleet.all(access)?.values().filter(|node| node.online).map(|node| node.id).collect();
+    let mut next = u64::MAX;
+    let mut lost = false;
+    for id in online {
+        let heartbeat = access.read_u64(NODES, schema::heartbeat_slot(id))?;
+        let limit = heartbeat.saturating_add(timeout);
+        if now <= limit {
+            next = next.min(limit.saturating_add(1));
+            continue;
+        }
+        fleet.change(access, id)?.online = false;
+        let why = silence(id, now, heartbeat);
+        access.emit(NODES, &INodes::NodeOffline { id, why })?;
+        lost = true;
+    }
+    access.store_u64(DEPLOYMENTS, due::nodes_slot(), next)?;
+    if lost {
+        access.store_u64(DEPLOYMENTS, due::leases_slot(), 0)?;
+        access.bump_change()?;
+    }
+    Ok(())
+}
+
+fn silence(node: B256, now_ms: u64, heartbeat_ms: u64) -> String {
+    let tenths = now_ms.saturating_sub(heartbeat_ms) / 100;
+    format!("node {} sent no heartbeat for {}.{} s", short(node), tenths / 10, tenths % 10)
+}
+
+/// Tends the living deployments, and finds out when to look again.
+fn tend_all(access: &mut Access<'_>, fleet: &mut Fleet) -> Result<(), Stop> {
+    let mut next = u64::MAX;
+    let mut wanting = false;
+    let mut moves = 0;
+    for id in schema::alive(access)? {
+        if moves >= limits::MOVES_PER_BLOCK_MAX {
+            // The rest follows in the next block.
+            next = 0;
+            break;
+        }
+        let mut work = Work::load(access, id)?;
+        moves += work.tend(access, fleet)?;
+        next = next.min(billing::due_ms(access, &work.deployment, &work.leases));
+        wanting |= work.is_wanting();
+        work.save(access)?;
+    }
+    access.store_u64(DEPLOYMENTS, due::leases_slot(), next)?;
+    due::wanting(access, wanting || next == 0)
+}
+
+/// One deployment with its leases.
+struct Work {
+    deployment: DeploymentRecord,
+    leases: Vec<LeaseRecord>,
+    loaded: (DeploymentRecord, Vec<LeaseRecord>),
+}
+
+impl Work {
+    fn load(access: &mut Access<'_>, id: u64) -> Result<Self, Stop> {
+        let deployment: DeploymentRecord = access.record(DEPLOYMENTS, schema::deployment_slot(id), "a deployment")?;
+        let leases = deployment.leases.iter().map(|id| leases::load(access, *id)).collect::<Result<Vec<_>, _>>()?;
+        let loaded = (deployment.clone(), leases.clone());
+        Ok(Self { deployment, leases, loaded })
+    }
+
+    /// Returns how many leases it moved, granted or gave a standby.
+    fn tend(&mut self, access: &mut Access<'_>, fleet: &mut Fleet) -> Result<usize, Stop> {
+        let mut moves = 0;
+        for at in 0..self.leases.len() {
+            moves += usize::from(self.take_over(access, fleet, at)?);
+        }
+        if access.now_ms() >= billing::due_ms(access, &self.deployment, &self.leases)
+            && billing::settle(access, fleet, &mut self.deployment, &self.leases)?
+        {
+            self.suspend(access, fleet)?;
+        }
+        if !self.deployment.suspended {
+            for at in 0..self.leases.len() {
+                moves += usize::from(self.retry(access, fleet, at)?);
+            }
+            for at in 0..self.leases.len() {
+                moves += usize::from(self.choose_standby(access, fleet, at)?);
+            }
+        }
+        Ok(moves)
+    }
+
+    /// Moves a lease whose node is lost: to its standby if that is still fit, else to the best fit, else it waits.
+    fn take_over(&mut self, access: &mut Access<'_>, fleet: &mut Fleet, at: usize) -> Result<bool, Stop> {
+        let lease = &self.leases[at];
+        if !leases::is_active(lease) || fleet.node(access, lease.node)?.online {
+            return Ok(false);
+        }
+        let heartbeat = access.read_u64(NODES, schema::heartbeat_slot(lease.node))?;
+        // Nobody knows whether it ran after its last sign of life, so nobody pays for it.
+        billing::charge(access, fleet, &mut self.deployment, lease, heartbeat)?;
+        let why = silence(lease.node, access.now_ms(), heartbeat);
+        let service = self.service(access, at)?;
+        let request = leases::request(&service);
+        let siblings = leases::siblings(&self.leases, &self.leases[at]);
+        let standby = self.leases[at].standby;
+        let nodes = fleet.all(access)?;
+        let target = match nodes.get(&standby) {
+            Some(node) if scheduler::fits(node, &request) => Some(standby),
+            _ => scheduler::best(nodes, &request, &siblings),
+        };
+        let lease = &mut self.leases[at];
+        match target {
+            Some(node) => {
+                lease.standby = B256::ZERO;
+                leases::assign(access, fleet, lease, service.needs, node, &why)?;
+            }
+            None => leases::withdraw(access, fleet, lease, service.needs, &format!("{why}, and no other node fits"))?,
+        }
+        Ok(true)
+    }
+
+    /// Grants a waiting lease, if a node fits now.
+    fn retry(&mut self, access: &mut Access<'_>, fleet: &mut Fleet, at: usize) -> Result<bool, Stop> {
+        if self.leases[at].state() != LeaseState::Waiting {
+            return Ok(false);
+        }
+        let service = self.service(access, at)?;
+        let siblings = leases::siblings(&self.leases, &self.leases[at]);
+        let Some(node) = scheduler::best(fleet.all(access)?, &leases::request(&service), &siblings) else {
+            return Ok(false);
+        };
+        let why = format!("node {} has room for it now", short(node));
+        leases::assign(access, fleet, &mut self.leases[at], service.needs, node, &why)?;
+        Ok(true)
+    }
+
+    /// Chooses a standby for a lease that has none, or whose standby is lost.
+    fn choose_standby(&mut self, access: &mut Access<'_>, fleet: &mut Fleet, at: usize) -> Result<bool, Stop> {
+        let lease = &self.leases[at];
+        if !leases::is_active(lease) {
+            return Ok(false);
+        }
+        if !lease.standby.is_zero() && fleet.node(access, lease.standby)?.online {
+            return Ok(false);
+        }
+        let request = leases::request(&self.service(access, at)?);
+        let siblings = leases::siblings(&self.leases, &self.leases[at]);
+        let lease = &mut self.leases[at];
+        let chosen = scheduler::standby(fleet.all(access)?, &request, lease.node, &siblings).unwrap_or_default();
+        let changed = chosen != lease.standby;
+        lease.standby = chosen;
+        Ok(changed)
+    }
+
+    /// Stops everything until somebody pays.
+    fn suspend(&mut self, access: &mut Access<'_>, fleet: &mut Fleet) -> Result<(), Stop> {
+        let why = format!("the escrow of {} is used up: fund it and it resumes", self.deployment.name);
+        self.deployment.suspended = true;
+        for at in 0..self.leases.len() {
+            if leases::is_active(&self.leases[at]) {
+                let needs = self.service(access, at)?.needs;
+                leases::change(access, fleet, &mut self.leases[at], needs, LeaseState::Suspended, &why)?;
+            }
+        }
+        access.emit(DEPLOYMENTS, &IDeployments::Suspended { deployment: self.deployment.id, why })?;
+        // Cores and memory are free now.
+        due::capacity_appeared(access)
+    }
+
+    /// Whether more capacity would change something.
+    fn is_wanting(&self) -> bool {
+        let lacks = |lease: &LeaseRecord| {
+            lease.state() == LeaseState::Waiting || (leases::is_active(lease) && lease.standby.is_zero())
+        };
+        !self.deployment.suspended && self.leases.iter().any(lacks)
+    }
+
+    fn service(&self, access: &mut Access<'_>, at: usize) -> Result<ServiceRecord, Stop> {
+        let lease = &self.leases[at];
+        access.record(DEPLOYMENTS, schema::service_slot(lease.deployment, lease.service), "a service")
+    }
+
+    fn save(self, access: &mut Access<'_>) -> Result<(), Stop> {
+        let (deployment, leases) = self.loaded;
+        let mut visible = deployment.suspended != self.deployment.suspended;
+        for (before, lease) in leases.iter().zip(&self.leases) {
+            if before != lease {
+                leases::save(access, lease)?;
+                visible = true;
+            }
+        }
+        if deployment != self.deployment {
+            access.store_record(DEPLOYMENTS, schema::deployment_slot(deployment.id), &self.deployment)?;
+        }
+        if visible { access.bump_change() } else { Ok(()) }
+    }
+}
