@@ -22,6 +22,7 @@
 
 pub mod cgroup;
 pub mod disk;
+pub mod firewall;
 pub mod limits;
 pub mod link;
 pub mod log;

@@ -33,3 +33,7 @@ pub const ACCOUNT_FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub const OPEN_FILES_MAX: u64 = 65_536;
 /// How much earlier than daemons a workload is killed when the whole machine runs out of memory.
 pub const WORKLOAD_OOM_SCORE: u32 = 500;
+/// Workloads of one node that the firewall describes.
+pub const FIREWALL_WORKLOADS_MAX: usize = 4096;
+/// Peers of one workload in the firewall.
+pub const FIREWALL_PEERS_MAX: usize = 4096;

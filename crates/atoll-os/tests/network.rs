@@ -122,7 +122,7 @@ fn a_tap_link_outlives_its_maker() {
 
 /// Whether a TCP connection from one namespace to an address in another succeeds.
 fn reaches(from: &Scratch, to: &Scratch, address: Ipv6Addr) -> bool {
-    let listener = to.0.run(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
-    let target = SocketAddr::new(address.into(), listener.local_addr().unwrap().port());
-    from.0.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(2)).is_ok()).unwrap()
+    let listener = to.0.run(|| TcpListener::bind((address, 0)).expect("listen")).expect("enter");
+    let target = SocketAddr::new(address.into(), listener.local_addr().expect("its address").port());
+    from.0.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(2)).is_ok()).expect("enter")
 }
