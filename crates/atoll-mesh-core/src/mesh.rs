@@ -1,0 +1,344 @@
+//! The whole node: dispatches datagrams, packets and timers to links, sessions and the router.
+
+mod links;
+mod remotes;
+pub(crate) mod status;
+
+use core::{fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId, RegionPrefix};
+use rand_chacha::{
+    ChaCha20Rng,
+    rand_core::{Rng as _, SeedableRng as _},
+};
+
+use crate::{
+    accept::Acceptor,
+    beacon::Beacon,
+    handshake::Local,
+    limits::{
+        EVENTS_MAX, HANDSHAKES_PER_SECOND_MAX, HINTS_PER_SECOND_MAX, ICMP_PER_SECOND_MAX, LINKS_MAX, PACKETS_MAX,
+        REKEY_AFTER, REKEY_AFTER_MESSAGES, TRANSMITS_MAX,
+    },
+    rate::RateLimit,
+    routing::Router,
+    time::Time,
+    timers::{Timer, Timers},
+    wire::{Frame, RegionMac, WireError},
+};
+use links::Link;
+use remotes::Remote;
+use status::Counters;
+
+/// One link, for as long as the process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(u32);
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How a link came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was configured.
+    Static,
+    /// A beacon was heard.
+    Discovered,
+    /// The neighbour called.
+    Incoming,
+}
+
+/// What a node needs to exist.
+pub struct Settings {
+    /// Its identity.
+    pub secret: NodeSecret,
+    /// Its region.
+    pub region: RegionId,
+    /// 32 bytes of fresh randomness, from which all others follow.
+    pub seed: [u8; 32],
+    /// A number that is larger after each restart, such as the milliseconds of the calendar.
+    pub epoch: u64,
+    /// What may be tuned.
+    pub tuning: Tuning,
+}
+
+/// What may be tuned; the defaults are in [`crate::limits`].
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// Age at which session keys are replaced.
+    pub rekey_after: Duration,
+    /// Messages after which session keys are replaced.
+    pub rekey_after_messages: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { rekey_after: REKEY_AFTER, rekey_after_messages: REKEY_AFTER_MESSAGES }
+    }
+}
+
+/// A datagram to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Its bytes.
+    pub data: Vec<u8>,
+}
+
+/// Something worth a line in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A neighbour answers.
+    LinkUp {
+        /// The link.
+        link: LinkId,
+        /// Who it is.
+        node: NodeId,
+        /// Where it is.
+        endpoint: SocketAddr,
+    },
+    /// A neighbour does not answer any more.
+    LinkDown {
+        /// The link.
+        link: LinkId,
+        /// Who it was.
+        node: NodeId,
+    },
+    /// A session has new keys.
+    SessionUp {
+        /// The other end.
+        node: NodeId,
+    },
+}
+
+/// A node of the mesh.
+pub struct Mesh {
+    local: Local,
+    mac: RegionMac,
+    network: MeshAddr,
+    prefix: RegionPrefix,
+    tuning: Tuning,
+    rng: ChaCha20Rng,
+    links: BTreeMap<LinkId, Link>,
+    /// Which link owns an index that neighbours name in data frames.
+    link_indices: BTreeMap<u32, LinkId>,
+    link_accepts: Acceptor<SocketAddr>,
+    next_link: u32,
+    remotes: BTreeMap<MeshAddr, Remote>,
+    remote_accepts: Acceptor<MeshAddr>,
+    router: Router,
+    timers: Timers,
+    transmits: VecDeque<Transmit>,
+    packets: VecDeque<Vec<u8>>,
+    events: VecDeque<Event>,
+    handshake_rate: RateLimit,
+    hint_rate: RateLimit,
+    icmp_rate: RateLimit,
+    counters: Counters,
+}
+
+impl Mesh {
+    /// A node without links.
+    pub fn new(settings: Settings, now: Time) -> Self {
+        let Settings { secret, region, seed, epoch, tuning } = settings;
+        let network = MeshAddr::of(region, secret.id());
+        Self {
+            router: Router::new(secret.clone(), region, epoch, now),
+            local: Local::new(secret, region, epoch),
+            mac: RegionMac::of(region),
+            network,
+            prefix: RegionPrefix::of(region),
+            tuning,
+            rng: ChaCha20Rng::from_seed(seed),
+            links: BTreeMap::new(),
+            link_indices: BTreeMap::new(),
+            link_accepts: Acceptor::new(),
+            next_link: 0,
+            remotes: BTreeMap::new(),
+            remote_accepts: Acceptor::new(),
+            timers: Timers::default(),
+            transmits: VecDeque::new(),
+            packets: VecDeque::new(),
+            events: VecDeque::new(),
+            handshake_rate: RateLimit::new(HANDSHAKES_PER_SECOND_MAX, now),
+            hint_rate: RateLimit::new(HINTS_PER_SECOND_MAX, now),
+            icmp_rate: RateLimit::new(ICMP_PER_SECOND_MAX, now),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The node's own network.
+    pub const fn network(&self) -> MeshAddr {
+        self.network
+    }
+
+    /// Adds a neighbour that is to be called, and called again, until it answers. False if the address cannot be one:
+    /// it lies within the mesh itself, or there are too many links already.
+    pub fn add_peer(&mut self, endpoint: SocketAddr, origin: Origin, now: Time) -> bool {
+        if self.is_inside(endpoint.ip()) {
+            return false;
+        }
+        let known = self.links.iter().find(|(_, link)| link.is_at(endpoint)).map(|(id, _)| *id);
+        if let Some(id) = known {
+            if let Some(link) = self.links.get_mut(&id) {
+                link.promote(endpoint, origin);
+            }
+            self.timers.no_later_than(Timer::Link(id), now);
+            return true;
+        }
+        if self.links.len() >= LINKS_MAX {
+            return false;
+        }
+        let id = self.insert_link(endpoint, origin, now);
+        self.timers.set(Timer::Link(id), Some(now));
+        true
+    }
+
+    /// Forgets a configured neighbour.
+    pub fn remove_peer(&mut self, endpoint: SocketAddr, now: Time) {
+        let id = self.links.iter().find(|(_, link)| link.is_at(endpoint)).map(|(id, _)| *id);
+        if let Some(id) = id {
+            self.drop_link(id, now);
+        }
+    }
+
+    /// Takes a beacon that came from `from`.
+    pub fn handle_beacon(&mut self, from: SocketAddr, beacon: &Beacon, now: Time) {
+        if beacon.region != self.prefix {
+            self.counters.beacons_of_other_regions += 1;
+            return;
+        }
+        let mut endpoint = from;
+        endpoint.set_port(beacon.port);
+        if Beacon::of(self.network, 0).hash == beacon.hash {
+            return;
+        }
+        let is_up = self.links.values().any(|link| link.is_at(endpoint) && link.liveness.is_up());
+        if !is_up {
+            self.add_peer(endpoint, Origin::Discovered, now);
+        }
+    }
+
+    /// Takes a datagram. Its bytes are opened in place.
+    pub fn handle_datagram(&mut self, from: SocketAddr, data: &mut [u8], now: Time) {
+        self.counters.rx_datagrams += 1;
+        match self.mac.parse(data) {
+            Ok(Frame::Data { receiver, counter }) => self.handle_link_data(from, receiver, counter, data, now),
+            Ok(Frame::Init { sender, noise }) => {
+                let noise = noise.to_vec();
+                self.handle_link_init(from, sender, &noise, now);
+            }
+            Ok(Frame::Response { sender, receiver, noise }) => {
+                let noise = noise.to_vec();
+                self.handle_link_response(from, (sender, receiver, &noise), now);
+            }
+            Ok(Frame::Finish { receiver, noise }) => {
+                let noise = noise.to_vec();
+                self.handle_link_finish(receiver, &noise, now);
+            }
+            Ok(Frame::Unknown { index }) => self.handle_link_hint(from, index, now),
+            Err(WireError::Region) => self.counters.dropped_other_region += 1,
+            Err(WireError::Length | WireError::Kind | WireError::Field) => self.counters.dropped_malformed += 1,
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        // Bounded, so that a timer that sets itself to the past cannot hold the loop.
+        for _ in 0..LINKS_MAX + 16 {
+            let Some((scheduled, timer)) = self.timers.pop_due(now) else { return };
+            match timer {
+                Timer::Link(id) => self.handle_link_timeout(id, scheduled, now),
+                Timer::Remote(network) => self.handle_remote_timeout(network, now),
+                Timer::Routing => {
+                    self.router.handle_timeout(now);
+                    self.flush_router(now);
+                }
+            }
+        }
+    }
+
+    /// The next datagram to send. Call again until it returns nothing, after each `handle_*`.
+    #[must_use]
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next packet for the TUN device. Call again until it returns nothing, after each `handle_*`.
+    #[must_use]
+    pub fn poll_packet(&mut self) -> Option<Vec<u8>> {
+        self.packets.pop_front()
+    }
+
+    /// The next event. Call again until it returns nothing, after each `handle_*`.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] is to be called, and what for. Ask again after each `handle_*`.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Time, Timer)> {
+        self.timers.next()
+    }
+
+    /// Whether an underlay address lies within this region's overlay: a link through itself would feed on itself.
+    fn is_inside(&self, ip: IpAddr) -> bool {
+        matches!(ip, IpAddr::V6(ip) if self.prefix.contains(ip))
+    }
+
+    fn transmit(&mut self, to: SocketAddr, data: Vec<u8>) {
+        if self.transmits.len() >= TRANSMITS_MAX {
+            self.counters.dropped_queue_full += 1;
+            return;
+        }
+        self.counters.tx_datagrams += 1;
+        self.transmits.push_back(Transmit { to, data });
+    }
+
+    fn deliver(&mut self, packet: Vec<u8>) {
+        if self.packets.len() >= PACKETS_MAX {
+            self.counters.dropped_queue_full += 1;
+            return;
+        }
+        self.packets.push_back(packet);
+    }
+
+    fn event(&mut self, event: Event) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push_back(event);
+        }
+    }
+
+    /// Sends what the router has to say, and sets its timer.
+    fn flush_router(&mut self, now: Time) {
+        while let Some((link, payload)) = self.router.poll_transmit() {
+            self.send_control(link, &payload, now);
+        }
+        let deadline = self.router.deadline();
+        self.timers.set(Timer::Routing, deadline);
+    }
+
+    /// An index that no key or handshake of this node uses.
+    fn fresh_index(&mut self) -> u32 {
+        loop {
+            let index = self.rng.next_u32();
+            if !self.link_indices.contains_key(&index) && !self.link_accepts.owns(index) && !self.remote_accepts.owns(index)
+            {
+                return index;
+            }
+        }
+    }
+
+    fn own_address(&self) -> Ipv6Addr {
+        self.network.node()
+    }
+}

@@ -1,0 +1,375 @@
+//! Links: what happens between neighbours.
+
+use std::net::SocketAddr;
+
+use atoll_base::MeshAddr;
+
+use super::{Event, LinkId, Mesh, Origin};
+use crate::{
+    channel::Channel,
+    control::{self, Control, ControlWriter, Hello},
+    handshake::{Proven, Scope},
+    limits::{HANDSHAKE_RETRY_MAX, LINK_FORGET, LINKS_MAX},
+    liveness::{Action, Liveness},
+    time::Time,
+    timers::Timer,
+    transport::{OpenError, begin_frame},
+    wire::{DATA_HEADER_BYTES, Frame, PAYLOAD_CONTROL, PAYLOAD_RELAY},
+};
+
+pub(super) struct Link {
+    /// Where the neighbour is: where its newest authentic datagram came from.
+    pub(super) endpoint: SocketAddr,
+    /// Where to call it, if it is this end that calls.
+    dial: Option<SocketAddr>,
+    pub(super) origin: Origin,
+    pub(super) channel: Channel,
+    pub(super) liveness: Liveness,
+    pub(super) peer: Option<Proven>,
+    /// The handshake proved that the other end is this node itself.
+    pub(super) is_self: bool,
+    down_since: Time,
+    pub(super) rx_bytes: u64,
+    pub(super) tx_bytes: u64,
+}
+
+impl Link {
+    fn new(endpoint: SocketAddr, origin: Origin, now: Time) -> Self {
+        Self {
+            endpoint,
+            dial: (origin != Origin::Incoming).then_some(endpoint),
+            origin,
+            channel: Channel::default(),
+            liveness: Liveness::new(now),
+            peer: None,
+            is_self: false,
+            down_since: now,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        }
+    }
+
+    pub(super) fn is_at(&self, endpoint: SocketAddr) -> bool {
+        self.endpoint == endpoint || self.dial == Some(endpoint)
+    }
+
+    /// The link is now wanted by this end too.
+    pub(super) const fn promote(&mut self, endpoint: SocketAddr, origin: Origin) {
+        if !matches!(self.origin, Origin::Static) {
+            self.origin = origin;
+        }
+        self.dial = Some(endpoint);
+    }
+
+    /// Where handshakes go: to where the neighbour was last heard, or, if it is not heard, to where it should be.
+    fn target(&self) -> SocketAddr {
+        if self.liveness.is_up() { self.endpoint } else { self.dial.unwrap_or(self.endpoint) }
+    }
+}
+
+impl Mesh {
+    pub(super) fn insert_link(&mut self, endpoint: SocketAddr, origin: Origin, now: Time) -> LinkId {
+        let id = LinkId(self.next_link);
+        self.next_link += 1;
+        self.links.insert(id, Link::new(endpoint, origin, now));
+        id
+    }
+
+    pub(super) fn drop_link(&mut self, id: LinkId, now: Time) {
+        self.router.handle_link_down(id, now);
+        self.links.remove(&id);
+        self.link_indices.retain(|_, link| *link != id);
+        self.timers.set(Timer::Link(id), None);
+        self.flush_router(now);
+    }
+
+    pub(super) fn handle_link_init(&mut self, from: SocketAddr, sender: u32, noise: &[u8], now: Time) {
+        if self.is_inside(from.ip()) || !self.handshake_rate.allow(now) {
+            self.counters.dropped_handshakes += 1;
+            return;
+        }
+        let ours = self.links.values_mut().find(|link| link.is_at(from));
+        if let Some(link) = ours.filter(|link| !link.channel.yields_to(noise)) {
+            if let Some(frame) = link.channel.remind(now) {
+                self.transmit(from, frame);
+            }
+            return;
+        }
+        let index = self.fresh_index();
+        let answer = self.link_accepts.answer(
+            &self.local,
+            &self.mac,
+            &mut self.rng,
+            Scope::Link,
+            from,
+            (sender, noise),
+            index,
+            now,
+        );
+        match answer {
+            Ok(frame) => self.transmit(from, frame),
+            Err(_) => self.counters.dropped_forged += 1,
+        }
+    }
+
+    pub(super) fn handle_link_response(&mut self, from: SocketAddr, message: (u32, u32, &[u8]), now: Time) {
+        let own = self.local.node;
+        let id = self.link_indices.get(&message.1).copied();
+        let Some((id, link)) = id.and_then(|id| Some((id, self.links.get_mut(&id)?))) else {
+            self.counters.dropped_unknown_session += 1;
+            return;
+        };
+        let mut is_self = false;
+        let expect = |proven: &Proven| {
+            is_self = proven.node == own;
+            !is_self
+        };
+        let result = link.channel.handle_response(&self.local, &self.mac, message, expect, now);
+        link.is_self |= is_self;
+        match result {
+            Ok((proven, frame)) => {
+                link.endpoint = from;
+                self.transmit(from, frame);
+                self.handle_link_established(id, proven, now);
+            }
+            Err(_) => self.counters.dropped_forged += 1,
+        }
+    }
+
+    pub(super) fn handle_link_finish(&mut self, index: u32, noise: &[u8], now: Time) {
+        match self.link_accepts.finish(&self.local, index, noise, now) {
+            Some(Ok((_, proven, _))) if proven.node == self.local.node => {}
+            Some(Ok((from, proven, transport))) => {
+                let Some(id) = self.link_for(from, &proven, now) else { return };
+                let Some(link) = self.links.get_mut(&id) else { return };
+                link.endpoint = from;
+                link.channel.accept(transport, now);
+                self.handle_link_established(id, proven, now);
+                self.send_link(id, &[], now);
+            }
+            Some(Err(_)) => self.counters.dropped_forged += 1,
+            // A repetition: our confirmation was lost.
+            None => {
+                let id = self.link_indices.get(&index).copied();
+                if let Some(id) = id.filter(|id| self.links.get(id).is_some_and(|l| l.channel.awaits_confirmation(index))) {
+                    self.send_link(id, &[], now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn handle_link_hint(&mut self, from: SocketAddr, index: u32, now: Time) {
+        let hinted = self.links.iter_mut().find(|(_, link)| link.endpoint == from);
+        let Some((id, link)) = hinted else { return };
+        let id = *id;
+        if link.channel.handle_hint(index, now) {
+            self.start_link_handshake(id, now);
+        }
+    }
+
+    pub(super) fn handle_link_data(&mut self, from: SocketAddr, index: u32, counter: u64, data: &mut [u8], now: Time) {
+        let owner = self.link_indices.get(&index).copied();
+        let opened = owner.and_then(|id| {
+            let opened = self.links.get_mut(&id)?.channel.open(index, counter, data, now)?;
+            Some((id, opened))
+        });
+        let (id, opened) = match opened {
+            Some((id, Ok(opened))) => (id, opened),
+            Some((_, Err(OpenError::Replayed))) => return self.counters.dropped_replayed += 1,
+            Some((_, Err(OpenError::Forged))) => return self.counters.dropped_forged += 1,
+            Some((_, Err(OpenError::Expired))) | None => {
+                self.counters.dropped_unknown_session += 1;
+                if !self.link_accepts.owns(index) && self.hint_rate.allow(now) {
+                    let hint = self.mac.build(&Frame::Unknown { index });
+                    self.transmit(from, hint);
+                }
+                return;
+            }
+        };
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.rx_bytes += data.len() as u64;
+        link.endpoint = from;
+        link.liveness.handle_frame(now);
+        let payload = &mut data[DATA_HEADER_BYTES..DATA_HEADER_BYTES + opened.length];
+        match payload.first() {
+            // An empty frame only confirms keys.
+            None => {}
+            Some(&PAYLOAD_CONTROL) => self.handle_control(id, payload, now),
+            Some(&PAYLOAD_RELAY) => self.handle_relay(id, payload, now),
+            Some(_) => self.counters.dropped_malformed += 1,
+        }
+    }
+
+    pub(super) fn handle_link_timeout(&mut self, id: LinkId, scheduled: Time, now: Time) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.is_self {
+            return;
+        }
+        if let Some(frame) = link.channel.handle_timeout(now) {
+            let to = link.target();
+            self.transmit(to, frame);
+        }
+        let Some(link) = self.links.get_mut(&id) else { return };
+        match link.liveness.handle_timeout(scheduled, now) {
+            Action::Wait => {}
+            Action::Probe(hello) => self.send_hello(id, hello, now),
+            Action::Dead => self.handle_link_dead(id, now),
+        }
+        let Some(link) = self.links.get(&id) else { return };
+        let is_up = link.liveness.is_up();
+        if !is_up && link.origin != Origin::Static && now.since(link.down_since) >= LINK_FORGET {
+            self.drop_link(id, now);
+            return;
+        }
+        let silence = now.since(link.liveness.last_heard());
+        let redial = link.dial.is_some() && (!link.channel.can_send(now) || silence > HANDSHAKE_RETRY_MAX * 3);
+        let is_due = if is_up { link.channel.wants_rekey(&self.tuning, now) } else { redial };
+        if is_due && !link.channel.is_handshaking() {
+            self.start_link_handshake(id, now);
+        }
+        self.schedule_link(id);
+    }
+
+    /// Sends a sealed control payload to a neighbour.
+    pub(super) fn send_control(&mut self, id: LinkId, payload: &[u8], now: Time) {
+        self.send_link(id, payload, now);
+    }
+
+    fn send_hello(&mut self, id: LinkId, hello: Hello, now: Time) {
+        let mut writer = ControlWriter::default();
+        writer.push(&Control::Hello(hello));
+        self.send_link(id, &writer.finish(), now);
+    }
+
+    fn send_link(&mut self, id: LinkId, payload: &[u8], now: Time) {
+        let mut frame = Vec::new();
+        begin_frame(&mut frame, payload.len(), 1);
+        frame.extend_from_slice(payload);
+        self.seal_link(id, frame, now);
+    }
+
+    /// Seals a frame that was begun by [`begin_frame`], and sends it to a neighbour.
+    pub(super) fn seal_link(&mut self, id: LinkId, mut frame: Vec<u8>, now: Time) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(transport) = link.channel.sender(now) else {
+            self.counters.dropped_no_session += 1;
+            return;
+        };
+        // Control messages look after their own answers.
+        let is_data = frame.get(DATA_HEADER_BYTES) == Some(&PAYLOAD_RELAY);
+        transport.seal(&mut frame, 0);
+        link.tx_bytes += frame.len() as u64;
+        let to = link.endpoint;
+        if is_data && link.liveness.is_up() && link.liveness.handle_sent(now) {
+            let deadline = link.liveness.deadline();
+            self.timers.no_later_than(Timer::Link(id), deadline);
+        }
+        self.transmit(to, frame);
+    }
+
+    fn handle_control(&mut self, id: LinkId, payload: &[u8], now: Time) {
+        let Ok(controls) = control::parse(payload) else {
+            self.counters.dropped_malformed += 1;
+            return;
+        };
+        for control in &controls {
+            if let Control::Hello(hello) = control {
+                self.handle_hello(id, hello, now);
+            }
+        }
+        self.router.handle_controls(id, &controls, now);
+        self.flush_router(now);
+    }
+
+    fn handle_hello(&mut self, id: LinkId, hello: &Hello, now: Time) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let was_up = link.liveness.is_up();
+        let answer = link.liveness.handle_hello(hello, now);
+        let cost = link.liveness.cost();
+        match (was_up, link.liveness.is_up()) {
+            (false, true) => self.handle_link_alive(id, now),
+            (true, false) => self.handle_link_dead(id, now),
+            _ => self.router.handle_cost(id, cost, now),
+        }
+        self.router.handle_generation(id, hello.generation, now);
+        if let Some(answer) = answer {
+            self.send_hello(id, answer, now);
+        }
+        self.schedule_link(id);
+    }
+
+    /// The link on which a caller belongs: one that is there already, or a new one.
+    fn link_for(&mut self, from: SocketAddr, proven: &Proven, now: Time) -> Option<LinkId> {
+        let same_node = |link: &Link| link.peer.is_some_and(|peer| peer.node == proven.node);
+        let known = self.links.iter().find(|(_, link)| link.is_at(from)).or_else(|| {
+            // It called from another address before; that link is of no use any more.
+            self.links.iter().find(|(_, link)| same_node(link) && link.dial.is_none() && !link.liveness.is_up())
+        });
+        if let Some((id, _)) = known {
+            return Some(*id);
+        }
+        if self.links.len() >= LINKS_MAX {
+            self.counters.dropped_handshakes += 1;
+            return None;
+        }
+        Some(self.insert_link(from, Origin::Incoming, now))
+    }
+
+    fn handle_link_established(&mut self, id: LinkId, proven: Proven, now: Time) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        self.link_indices.retain(|_, owner| *owner != id);
+        for index in link.channel.indices() {
+            self.link_indices.insert(index, id);
+        }
+        if link.peer != Some(proven) && link.liveness.is_up() {
+            // Another process (or node) than before: it knows nothing of what we told its predecessor.
+            link.liveness.handle_restart();
+            self.router.handle_link_down(id, now);
+        }
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.peer = Some(proven);
+        let was_up = link.liveness.is_up();
+        link.liveness.handle_established(now);
+        if !was_up {
+            self.handle_link_alive(id, now);
+        }
+        self.flush_router(now);
+        self.schedule_link(id);
+    }
+
+    fn handle_link_alive(&mut self, id: LinkId, now: Time) {
+        let Some(link) = self.links.get(&id) else { return };
+        let Some(peer) = link.peer else { return };
+        let (endpoint, cost, generation) = (link.endpoint, link.liveness.cost(), link.liveness.generation());
+        let network = MeshAddr::of(self.local.region, peer.node);
+        self.router.handle_link_up(id, network, cost, generation, now);
+        self.event(Event::LinkUp { link: id, node: peer.node, endpoint });
+    }
+
+    fn handle_link_dead(&mut self, id: LinkId, now: Time) {
+        self.router.handle_link_down(id, now);
+        self.flush_router(now);
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.down_since = now;
+        if let Some(peer) = link.peer {
+            self.event(Event::LinkDown { link: id, node: peer.node });
+        }
+    }
+
+    fn start_link_handshake(&mut self, id: LinkId, now: Time) {
+        let index = self.fresh_index();
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let frame = link.channel.start(&self.local, &self.mac, &mut self.rng, Scope::Link, index, now);
+        let to = link.target();
+        self.link_indices.insert(index, id);
+        self.transmit(to, frame);
+        self.schedule_link(id);
+    }
+
+    fn schedule_link(&mut self, id: LinkId) {
+        let Some(link) = self.links.get(&id) else { return };
+        let deadline = link.liveness.deadline();
+        let deadline = link.channel.deadline().map_or(deadline, |channel| channel.min(deadline));
+        self.timers.set(Timer::Link(id), Some(deadline));
+    }
+}

@@ -1,0 +1,168 @@
+//! What can be looked at from outside.
+
+use core::time::Duration;
+use std::net::SocketAddr;
+
+use atoll_base::{MeshAddr, NodeId};
+
+use super::{LinkId, Mesh, Origin};
+use crate::time::Time;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What was counted since the start.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// All of them, by name.
+            pub fn all(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+counters!(
+    /// Datagrams that came in.
+    rx_datagrams,
+    /// Datagrams that went out.
+    tx_datagrams,
+    /// Datagrams passed on for others.
+    relayed,
+    /// Beacons of other regions that were heard.
+    beacons_of_other_regions,
+    /// Frames that are not well-formed.
+    dropped_malformed,
+    /// Frames of another region, or of strangers.
+    dropped_other_region,
+    /// Handshakes beyond the bounds.
+    dropped_handshakes,
+    /// Frames that do not authenticate.
+    dropped_forged,
+    /// Frames that were seen before.
+    dropped_replayed,
+    /// Frames for keys that are not known (any more).
+    dropped_unknown_session,
+    /// Packets without keys to seal them.
+    dropped_no_session,
+    /// Packets without a route.
+    dropped_no_route,
+    /// Datagrams that travelled too far.
+    dropped_hop_limit,
+    /// Packets whose source or destination is not allowed there.
+    dropped_wrong_address,
+    /// Packets from the TUN device that are not IPv6.
+    dropped_not_ipv6,
+    /// Packets above the MTU.
+    dropped_too_big,
+    /// Datagrams and packets for which a queue was full.
+    dropped_queue_full,
+);
+
+/// A neighbour, or who should be one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// The link.
+    pub link: LinkId,
+    /// Who it is, once proven.
+    pub node: Option<NodeId>,
+    /// Where it is.
+    pub endpoint: SocketAddr,
+    /// How it came to be.
+    pub origin: Origin,
+    /// Whether it works in both directions.
+    pub is_up: bool,
+    /// Whether the other end turned out to be this node itself.
+    pub is_self: bool,
+    /// Smoothed round trip.
+    pub rtt: Option<Duration>,
+    /// Bytes of sealed frames received.
+    pub rx_bytes: u64,
+    /// Bytes of sealed frames sent.
+    pub tx_bytes: u64,
+}
+
+/// A route in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteStatus {
+    /// Where it leads.
+    pub node: NodeId,
+    /// Its network.
+    pub network: MeshAddr,
+    /// The link taken.
+    pub link: LinkId,
+    /// The neighbour there.
+    pub next_hop: NodeId,
+    /// Cost of the whole path.
+    pub metric: u32,
+    /// Links of the whole path.
+    pub hops: u8,
+}
+
+/// A session with keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionStatus {
+    /// The other end.
+    pub node: NodeId,
+    /// Age of its keys.
+    pub age: Duration,
+    /// Bytes of packets received.
+    pub rx_bytes: u64,
+    /// Bytes of packets sent.
+    pub tx_bytes: u64,
+}
+
+impl Mesh {
+    /// All links.
+    pub fn link_status(&self) -> Vec<LinkStatus> {
+        let status = |(id, link): (&LinkId, &super::Link)| LinkStatus {
+            link: *id,
+            node: link.peer.map(|peer| peer.node),
+            endpoint: link.endpoint,
+            origin: link.origin,
+            is_up: link.liveness.is_up(),
+            is_self: link.is_self,
+            rtt: link.liveness.rtt(),
+            rx_bytes: link.rx_bytes,
+            tx_bytes: link.tx_bytes,
+        };
+        self.links.iter().map(status).collect()
+    }
+
+    /// All routes in use.
+    pub fn route_status(&self) -> Vec<RouteStatus> {
+        let status = |(node, network, route): (NodeId, MeshAddr, &crate::routing::Selected)| {
+            let next_hop = self.links.get(&route.link)?.peer?.node;
+            Some(RouteStatus {
+                node,
+                network,
+                link: route.link,
+                next_hop,
+                metric: route.metric,
+                hops: route.hops,
+            })
+        };
+        self.router.routes().filter_map(status).collect()
+    }
+
+    /// All sessions with keys.
+    pub fn session_status(&self, now: Time) -> Vec<SessionStatus> {
+        let status = |remote: &super::Remote| {
+            Some(SessionStatus {
+                node: remote.node?,
+                age: now.since(remote.channel.established()?),
+                rx_bytes: remote.rx_bytes,
+                tx_bytes: remote.tx_bytes,
+            })
+        };
+        self.remotes.values().filter_map(status).collect()
+    }
+
+    /// What was counted since the start.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}

@@ -1,0 +1,269 @@
+//! The frames, as `docs/spec/mesh.md` describes them. Numbers are big endian.
+//!
+//! The same five frames serve twice: as UDP datagrams between neighbours, and, inside the payload of such a link frame,
+//! between the two ends of a session.
+
+use core::hash::Hasher as _;
+
+use atoll_base::{MeshAddr, RegionId, ids::domain_hash};
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
+
+/// Version of everything in this module.
+pub const VERSION: u8 = 1;
+
+/// Header of a data frame: kind, three zero bytes, receiver index, counter.
+pub const DATA_HEADER_BYTES: usize = 16;
+/// Tag of the AEAD.
+pub const TAG_BYTES: usize = 16;
+/// What a data frame adds to its payload.
+pub const DATA_OVERHEAD_BYTES: usize = DATA_HEADER_BYTES + TAG_BYTES;
+/// Header of an end-to-end datagram within a link frame: kind, hop limit, source and destination network.
+pub const RELAY_HEADER_BYTES: usize = 2 + 14 + 14;
+/// What a packet grows by between the TUN device and the UDP socket.
+pub const OVERHEAD_BYTES: usize = DATA_OVERHEAD_BYTES + RELAY_HEADER_BYTES + DATA_OVERHEAD_BYTES;
+
+/// First Noise message: an ephemeral key.
+pub const NOISE_1_BYTES: usize = 32;
+/// Second: ephemeral key, sealed static key, sealed proof.
+pub const NOISE_2_BYTES: usize = 32 + 48 + PROOF_BYTES + TAG_BYTES;
+/// Third: sealed static key, sealed proof.
+pub const NOISE_3_BYTES: usize = 48 + PROOF_BYTES + TAG_BYTES;
+/// The proof of identity: node id, epoch, signature.
+pub const PROOF_BYTES: usize = 32 + 8 + 64;
+
+/// First handshake frame. Padded to the size of the answer, so that nobody's answers amplify a forged flood.
+pub const INIT_BYTES: usize = RESPONSE_BYTES;
+/// Second handshake frame.
+pub const RESPONSE_BYTES: usize = 12 + NOISE_2_BYTES + MAC_BYTES;
+/// Third handshake frame.
+pub const FINISH_BYTES: usize = 12 + NOISE_3_BYTES + MAC_BYTES;
+/// The hint that a session is not known.
+pub const UNKNOWN_BYTES: usize = 8 + MAC_BYTES;
+const MAC_BYTES: usize = 16;
+
+const KIND_INIT: u8 = 1;
+const KIND_RESPONSE: u8 = 2;
+const KIND_FINISH: u8 = 3;
+const KIND_DATA: u8 = 4;
+const KIND_UNKNOWN: u8 = 5;
+
+/// First byte of a link frame's payload: control messages follow.
+pub const PAYLOAD_CONTROL: u8 = 0;
+/// First byte of a link frame's payload: an end-to-end datagram follows.
+pub const PAYLOAD_RELAY: u8 = 1;
+
+/// A frame that is not one of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Too short or too long for its kind.
+    #[error("the frame has the wrong length for its kind")]
+    Length,
+    /// No such kind or version.
+    #[error("the frame is of an unknown kind or version")]
+    Kind,
+    /// The outer check fails: it comes from another region, or from no member at all.
+    #[error("the frame does not belong to this region")]
+    Region,
+    /// A field has a value that it cannot have.
+    #[error("the frame has an impossible field")]
+    Field,
+}
+
+/// A frame's outer form; the contents are not authenticated yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// First message of a handshake.
+    Init {
+        /// Index that the answer must name.
+        sender: u32,
+        /// The first Noise message.
+        noise: &'a [u8],
+    },
+    /// Second message of a handshake.
+    Response {
+        /// Index that data to the responder must name.
+        sender: u32,
+        /// Index of the initiator.
+        receiver: u32,
+        /// The second Noise message.
+        noise: &'a [u8],
+    },
+    /// Third message of a handshake.
+    Finish {
+        /// Index of the responder.
+        receiver: u32,
+        /// The third Noise message.
+        noise: &'a [u8],
+    },
+    /// Sealed payload.
+    Data {
+        /// Index of the receiver's keys.
+        receiver: u32,
+        /// Counter, which is the nonce.
+        counter: u64,
+    },
+    /// "I do not know the session to which this index belongs."
+    Unknown {
+        /// The index that the data frame named.
+        index: u32,
+    },
+}
+
+/// The key of the outer check. Everyone who knows the region id has it: it keeps strangers' noise and other regions
+/// away from the expensive part, and is no proof of anything.
+#[derive(Clone)]
+pub struct RegionMac([u8; 16]);
+
+impl RegionMac {
+    /// The key for a region.
+    pub fn of(region: RegionId) -> Self {
+        let hash = domain_hash("atoll mesh outer mac v1", &[&region.0]);
+        let mut key = [0; 16];
+        key.copy_from_slice(&hash[..16]);
+        Self(key)
+    }
+
+    fn tag(&self, bytes: &[u8]) -> [u8; MAC_BYTES] {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        hasher.write(bytes);
+        hasher.finish128().as_u128().to_be_bytes()
+    }
+
+    fn close(&self, mut frame: Vec<u8>) -> Vec<u8> {
+        let tag = self.tag(&frame);
+        frame.extend_from_slice(&tag);
+        frame
+    }
+
+    fn check<'a>(&self, frame: &'a [u8], length: usize) -> Result<&'a [u8], WireError> {
+        if frame.len() != length {
+            return Err(WireError::Length);
+        }
+        let (body, tag) = frame.split_at(length - MAC_BYTES);
+        if self.tag(body) != tag {
+            return Err(WireError::Region);
+        }
+        if body[1..4] != [VERSION, 0, 0] {
+            return Err(WireError::Kind);
+        }
+        Ok(body)
+    }
+
+    /// Parses the outer form of a frame.
+    pub fn parse<'a>(&self, frame: &'a [u8]) -> Result<Frame<'a>, WireError> {
+        match frame.first().ok_or(WireError::Length)? {
+            &KIND_DATA => {
+                if frame.len() < DATA_OVERHEAD_BYTES {
+                    return Err(WireError::Length);
+                }
+                if frame[1..4] != [0, 0, 0] {
+                    return Err(WireError::Field);
+                }
+                let counter = u64::from(u32_at(frame, 8)) << 32 | u64::from(u32_at(frame, 12));
+                Ok(Frame::Data { receiver: u32_at(frame, 4), counter })
+            }
+            &KIND_INIT => {
+                let body = self.check(frame, INIT_BYTES)?;
+                let (noise, padding) = body[8..].split_at(NOISE_1_BYTES);
+                if padding.iter().any(|byte| *byte != 0) {
+                    return Err(WireError::Field);
+                }
+                Ok(Frame::Init { sender: u32_at(body, 4), noise })
+            }
+            &KIND_RESPONSE => {
+                let body = self.check(frame, RESPONSE_BYTES)?;
+                Ok(Frame::Response { sender: u32_at(body, 4), receiver: u32_at(body, 8), noise: &body[12..] })
+            }
+            &KIND_FINISH => {
+                let body = self.check(frame, FINISH_BYTES)?;
+                if u32_at(body, 4) != 0 {
+                    return Err(WireError::Field);
+                }
+                Ok(Frame::Finish { receiver: u32_at(body, 8), noise: &body[12..] })
+            }
+            &KIND_UNKNOWN => {
+                let body = self.check(frame, UNKNOWN_BYTES)?;
+                Ok(Frame::Unknown { index: u32_at(body, 4) })
+            }
+            _ => Err(WireError::Kind),
+        }
+    }
+
+    /// Builds any frame but a data frame, which its keys build.
+    pub fn build(&self, frame: &Frame<'_>) -> Vec<u8> {
+        match *frame {
+            Frame::Init { sender, noise } => {
+                let mut bytes = head(KIND_INIT, INIT_BYTES, &[sender], noise);
+                bytes.resize(INIT_BYTES - MAC_BYTES, 0);
+                self.close(bytes)
+            }
+            Frame::Response { sender, receiver, noise } => {
+                self.close(head(KIND_RESPONSE, RESPONSE_BYTES, &[sender, receiver], noise))
+            }
+            Frame::Finish { receiver, noise } => {
+                self.close(head(KIND_FINISH, FINISH_BYTES, &[0, receiver], noise))
+            }
+            Frame::Unknown { index } => self.close(head(KIND_UNKNOWN, UNKNOWN_BYTES, &[index], &[])),
+            Frame::Data { receiver, counter } => data_header(receiver, counter).to_vec(),
+        }
+    }
+}
+
+/// Header of a data frame; it is also the additional data of the AEAD.
+pub fn data_header(receiver: u32, counter: u64) -> [u8; DATA_HEADER_BYTES] {
+    let mut header = [0; DATA_HEADER_BYTES];
+    header[0] = KIND_DATA;
+    header[4..8].copy_from_slice(&receiver.to_be_bytes());
+    header[8..].copy_from_slice(&counter.to_be_bytes());
+    header
+}
+
+/// What a relay sees of an end-to-end datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayHeader {
+    /// Links that it may still take.
+    pub hop_limit: u8,
+    /// Node that sent it.
+    pub source: MeshAddr,
+    /// Node for which it is.
+    pub target: MeshAddr,
+}
+
+impl RelayHeader {
+    /// Parses the payload of a link frame, its first byte ([`PAYLOAD_RELAY`]) included.
+    pub fn parse(payload: &[u8]) -> Result<Self, WireError> {
+        if payload.len() < RELAY_HEADER_BYTES {
+            return Err(WireError::Length);
+        }
+        if payload[0] != PAYLOAD_RELAY {
+            return Err(WireError::Kind);
+        }
+        let network = |at: usize| {
+            let mut octets = [0; 14];
+            octets.copy_from_slice(&payload[at..at + 14]);
+            MeshAddr::from_octets(octets)
+        };
+        Ok(Self { hop_limit: payload[1], source: network(2), target: network(16) })
+    }
+
+    /// Appends its bytes, [`PAYLOAD_RELAY`] first.
+    pub fn write(&self, buffer: &mut Vec<u8>) {
+        buffer.extend_from_slice(&[PAYLOAD_RELAY, self.hop_limit]);
+        buffer.extend_from_slice(&self.source.octets());
+        buffer.extend_from_slice(&self.target.octets());
+    }
+}
+
+fn head(kind: u8, length: usize, indices: &[u32], noise: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend_from_slice(&[kind, VERSION, 0, 0]);
+    for index in indices {
+        bytes.extend_from_slice(&index.to_be_bytes());
+    }
+    bytes.extend_from_slice(noise);
+    bytes
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
