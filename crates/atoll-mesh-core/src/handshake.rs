@@ -149,7 +149,11 @@ pub(crate) struct Initiator {
 impl Initiator {
     /// Reads the second message. After a message that does not authenticate the handshake goes on waiting: anybody
     /// could have sent it. After one that does but proves no identity, only a new handshake helps.
-    pub(crate) fn finish(&mut self, local: &Local, message: &[u8]) -> Result<(Proven, Vec<u8>, RawKeys), HandshakeError> {
+    pub(crate) fn finish(
+        &mut self,
+        local: &Local,
+        message: &[u8],
+    ) -> Result<(Proven, Vec<u8>, RawKeys), HandshakeError> {
         let hash = self.state.get_handshake_hash().to_vec();
         let mut payload = [0; NOISE_2_BYTES];
         // The library restores its state when a message does not authenticate.

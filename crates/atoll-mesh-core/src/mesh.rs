@@ -331,7 +331,9 @@ impl Mesh {
     fn fresh_index(&mut self) -> u32 {
         loop {
             let index = self.rng.next_u32();
-            if !self.link_indices.contains_key(&index) && !self.link_accepts.owns(index) && !self.remote_accepts.owns(index)
+            if !self.link_indices.contains_key(&index)
+                && !self.link_accepts.owns(index)
+                && !self.remote_accepts.owns(index)
             {
                 return index;
             }

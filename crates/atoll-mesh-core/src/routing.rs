@@ -311,9 +311,8 @@ impl Router {
             self.mark(link, request.network, now);
             return;
         }
-        let is_repeated = origin
-            .forwarded
-            .is_some_and(|(seqno, at)| seqno >= request.seqno && now.since(at) < REQUEST_FORWARD_PAUSE);
+        let is_repeated =
+            origin.forwarded.is_some_and(|(seqno, at)| seqno >= request.seqno && now.since(at) < REQUEST_FORWARD_PAUSE);
         let Some(hop_limit) = request.hop_limit.checked_sub(1).filter(|left| *left > 0 && !is_repeated) else { return };
         origin.forwarded = Some((request.seqno, now));
         let next: Option<LinkId> = match origin.selected {

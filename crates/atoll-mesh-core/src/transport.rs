@@ -111,11 +111,8 @@ impl Transport {
             return Err(OpenError::Replayed);
         }
         let (header, sealed) = frame.split_at_mut(DATA_HEADER_BYTES);
-        let length = self
-            .open
-            .open_in_place(nonce(counter), Aad::from(&*header), sealed)
-            .map_err(|_| OpenError::Forged)?
-            .len();
+        let length =
+            self.open.open_in_place(nonce(counter), Aad::from(&*header), sealed).map_err(|_| OpenError::Forged)?.len();
         self.window.accept(counter);
         self.heard = true;
         Ok(length)

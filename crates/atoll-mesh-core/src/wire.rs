@@ -200,9 +200,7 @@ impl RegionMac {
             Frame::Response { sender, receiver, noise } => {
                 self.close(head(KIND_RESPONSE, RESPONSE_BYTES, &[sender, receiver], noise))
             }
-            Frame::Finish { receiver, noise } => {
-                self.close(head(KIND_FINISH, FINISH_BYTES, &[0, receiver], noise))
-            }
+            Frame::Finish { receiver, noise } => self.close(head(KIND_FINISH, FINISH_BYTES, &[0, receiver], noise)),
             Frame::Unknown { index } => self.close(head(KIND_UNKNOWN, UNKNOWN_BYTES, &[index], &[])),
             Frame::Data { receiver, counter } => data_header(receiver, counter).to_vec(),
         }

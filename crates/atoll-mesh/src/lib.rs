@@ -1,1 +1,75 @@
-//! The mesh daemon: sockets, TUN device, clocks and tasks around atoll-mesh-core.
+//! The mesh daemon: sockets, TUN device, clock and tasks around [`atoll_mesh_core`].
+//!
+//! It decides nothing about the protocol: bytes and time go into the core, bytes come out of it. [`run`] is all of it;
+//! one task owns the core and everything that it touches ([`io`](self) holds every side effect of the data path), and
+//! the local API asks that task.
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod config;
+mod daemon;
+mod discovery;
+mod io;
+pub mod limits;
+mod metrics;
+
+pub use config::{Config, ConfigError};
+pub use daemon::run;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use atoll_os::tun::TunError;
+
+/// Why the daemon cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum MeshError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The network interface could not be made.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// The UDP port is taken.
+    #[error("UDP port {0} is in use by another program: stop that program, or set another port in `listen`", .listen.port())]
+    PortInUse {
+        /// Where it should have listened.
+        listen: SocketAddr,
+    },
+    /// The UDP socket could not be made.
+    #[error("cannot listen on {listen}: check that `listen` is an address of this machine")]
+    Listen {
+        /// Where it should have listened.
+        listen: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The socket for beacons could not be made.
+    #[error(
+        "cannot look for neighbours on the local network (UDP port {}): free the port, or leave `discovery` empty",
+        limits::BEACON_PORT
+    )]
+    Discovery(#[source] std::io::Error),
+    /// Another daemon answers there already.
+    #[error("another mesh daemon already answers on {0}: stop it first, or set another `socket`")]
+    AlreadyRuns(PathBuf),
+    /// The local API could not be served.
+    #[error("cannot serve the local API on {path}: check that its folder can be written")]
+    Socket {
+        /// The unix socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The network interface went away under us.
+    #[error("the network interface '{name}' was removed or broke: it is made anew when the daemon is started again")]
+    TunLost {
+        /// Its name.
+        name: String,
+        /// What reading it said.
+        #[source]
+        source: std::io::Error,
+    },
+}

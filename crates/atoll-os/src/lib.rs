@@ -33,5 +33,6 @@ mod seccomp;
 pub mod shim;
 pub mod spec;
 mod tap;
+pub mod tun;
 mod users;
 pub mod workload;

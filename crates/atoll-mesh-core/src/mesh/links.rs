@@ -151,7 +151,9 @@ impl Mesh {
             // A repetition: our confirmation was lost.
             None => {
                 let id = self.link_indices.get(&index).copied();
-                if let Some(id) = id.filter(|id| self.links.get(id).is_some_and(|l| l.channel.awaits_confirmation(index))) {
+                if let Some(id) =
+                    id.filter(|id| self.links.get(id).is_some_and(|l| l.channel.awaits_confirmation(index)))
+                {
                     self.send_link(id, &[], now);
                 }
             }

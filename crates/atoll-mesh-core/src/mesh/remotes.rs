@@ -27,7 +27,14 @@ pub(super) struct Remote {
 
 impl Remote {
     fn new(now: Time) -> Self {
-        Self { channel: Channel::default(), node: None, queue: VecDeque::new(), last_used: now, rx_bytes: 0, tx_bytes: 0 }
+        Self {
+            channel: Channel::default(),
+            node: None,
+            queue: VecDeque::new(),
+            last_used: now,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        }
     }
 }
 

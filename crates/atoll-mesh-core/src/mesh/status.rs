@@ -136,14 +136,7 @@ impl Mesh {
     pub fn route_status(&self) -> Vec<RouteStatus> {
         let status = |(node, network, route): (NodeId, MeshAddr, &crate::routing::Selected)| {
             let next_hop = self.links.get(&route.link)?.peer?.node;
-            Some(RouteStatus {
-                node,
-                network,
-                link: route.link,
-                next_hop,
-                metric: route.metric,
-                hops: route.hops,
-            })
+            Some(RouteStatus { node, network, link: route.link, next_hop, metric: route.metric, hops: route.hops })
         };
         self.router.routes().filter_map(status).collect()
     }

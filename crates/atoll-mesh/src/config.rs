@@ -1,0 +1,236 @@
+//! The configuration as it is written, and as it is used: parsed once.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use atoll_base::{NodeSecret, RegionId, RegionPrefix, keys::KeyError};
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{DISCOVERY_INTERFACES_MAX, PEERS_MAX};
+
+/// Configuration of the mesh daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// File with the node's identity key: 64 hexadecimal digits.
+    pub identity: PathBuf,
+    /// The region.
+    pub region: RegionId,
+    /// Name of the network interface to create.
+    pub interface: String,
+    /// Where to listen for datagrams: `[::]:4870` is IPv4 and IPv6 on all interfaces.
+    pub listen: SocketAddr,
+    /// Neighbours to call, as `udp://host:port`.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// Interfaces on which neighbours are looked for; none: off.
+    #[serde(default)]
+    pub discovery: Vec<String>,
+    /// Unix socket of the local API.
+    pub socket: PathBuf,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The key file cannot be read.
+    #[error("cannot read the identity key {path}: set `identity` to the node's key file, readable by this user")]
+    ReadKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The key file holds something else.
+    #[error("the identity key {path} cannot be used: restore the file from its backup, or make a new identity")]
+    BadKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: KeyError,
+    },
+    /// A peer is not an address.
+    #[error(
+        "'{peer}' is not a peer: {why}; write udp://host:port, such as udp://192.0.2.7:4870 or udp://[fe80::1%eth0]:4870"
+    )]
+    Peer {
+        /// What was written.
+        peer: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Too many entries.
+    #[error("`{what}` has more than {limit} entries: remove some; neighbours of neighbours are found by themselves")]
+    TooMany {
+        /// The setting.
+        what: &'static str,
+        /// Its bound.
+        limit: usize,
+    },
+    /// The own interface cannot be searched for neighbours.
+    #[error("`discovery` names '{0}', the mesh's own interface: name the interfaces of the local networks instead")]
+    OwnInterface(String),
+}
+
+/// A neighbour to call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+}
+
+/// Where a neighbour is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Host {
+    /// At this address.
+    Address(IpAddr),
+    /// At this link-local address, behind this interface.
+    Scoped(Ipv6Addr, String),
+    /// Where this name points to.
+    Name(String),
+}
+
+impl Config {
+    /// Reads the key, and parses the peers.
+    pub(crate) fn check(&self) -> Result<(NodeSecret, Vec<Peer>), ConfigError> {
+        if self.peers.len() > PEERS_MAX {
+            return Err(ConfigError::TooMany { what: "peers", limit: PEERS_MAX });
+        }
+        if self.discovery.len() > DISCOVERY_INTERFACES_MAX {
+            return Err(ConfigError::TooMany { what: "discovery", limit: DISCOVERY_INTERFACES_MAX });
+        }
+        if self.discovery.contains(&self.interface) {
+            return Err(ConfigError::OwnInterface(self.interface.clone()));
+        }
+        let prefix = RegionPrefix::of(self.region);
+        let peers = self.peers.iter().map(|text| {
+            let peer: Peer = text.parse()?;
+            match peer.host {
+                Host::Address(IpAddr::V6(ip)) if prefix.contains(ip) => Err(ConfigError::Peer {
+                    peer: text.clone(),
+                    why: "the address lies within the mesh itself, but a link needs an address outside of it",
+                }),
+                _ => Ok(peer),
+            }
+        });
+        let peers = peers.collect::<Result<_, _>>()?;
+        let path = || self.identity.clone();
+        let text =
+            std::fs::read_to_string(&self.identity).map_err(|source| ConfigError::ReadKey { path: path(), source })?;
+        let secret = NodeSecret::from_text(&text).map_err(|source| ConfigError::BadKey { path: path(), source })?;
+        Ok((secret, peers))
+    }
+}
+
+impl FromStr for Peer {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let refuse = |why| ConfigError::Peer { peer: text.to_owned(), why };
+        let rest = text.strip_prefix("udp://").ok_or_else(|| refuse("it does not begin with udp://"))?;
+        let (host, port) = rest.rsplit_once(':').ok_or_else(|| refuse("the port is missing"))?;
+        let port = port
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(|| refuse("the port is not a number from 1 to 65535"))?;
+        let host = match host.strip_prefix('[').map(|inner| inner.strip_suffix(']')) {
+            Some(None) => return Err(refuse("the bracket is not closed")),
+            Some(Some(inner)) => match inner.split_once('%') {
+                Some((ip, interface)) if !interface.is_empty() => {
+                    Host::Scoped(ip.parse().map_err(|_| refuse("it is not an IPv6 address"))?, interface.to_owned())
+                }
+                Some(_) => return Err(refuse("the interface after % is missing")),
+                None => {
+                    let ip: Ipv6Addr = inner.parse().map_err(|_| refuse("it is not an IPv6 address"))?;
+                    if ip.is_unicast_link_local() {
+                        return Err(refuse("a link-local address needs its interface, as in fe80::1%eth0"));
+                    }
+                    Host::Address(ip.into())
+                }
+            },
+            None if host.contains(':') => return Err(refuse("an IPv6 address needs brackets")),
+            None => match host.parse() {
+                Ok(IpAddr::V4(ip)) => Host::Address(ip.into()),
+                _ if is_host_name(host) => Host::Name(host.to_owned()),
+                _ => return Err(refuse("it is not a host name")),
+            },
+        };
+        Ok(Self { host, port })
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Address(IpAddr::V6(ip)) => write!(f, "udp://[{ip}]:{}", self.port),
+            Host::Address(IpAddr::V4(ip)) => write!(f, "udp://{ip}:{}", self.port),
+            Host::Scoped(ip, interface) => write!(f, "udp://[{ip}%{interface}]:{}", self.port),
+            Host::Name(name) => write!(f, "udp://{name}:{}", self.port),
+        }
+    }
+}
+
+impl Peer {
+    /// Where it is now; nothing if its name or interface is not known at the moment.
+    pub(crate) async fn resolve(&self) -> Option<SocketAddr> {
+        match &self.host {
+            Host::Address(ip) => Some(SocketAddr::new(*ip, self.port)),
+            Host::Scoped(ip, interface) => {
+                let scope = atoll_os::tun::interface_index(interface)?;
+                Some(SocketAddrV6::new(*ip, self.port, 0, scope).into())
+            }
+            Host::Name(name) => tokio::net::lookup_host((name.as_str(), self.port)).await.ok()?.next(),
+        }
+    }
+}
+
+fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    text.len() <= 253 && text.trim_end_matches('.').split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_read_and_written() {
+        for text in [
+            "udp://192.0.2.7:4870",
+            "udp://[2001:db8::1]:1",
+            "udp://[fe80::1%eth0]:4870",
+            "udp://node-1.example:65535",
+            "udp://localhost:4870",
+        ] {
+            assert_eq!(text.parse::<Peer>().expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_peer_is_refused_with_a_reason() {
+        for (text, reason) in [
+            ("tcp://192.0.2.7:4870", "udp://"),
+            ("udp://192.0.2.7", "port is missing"),
+            ("udp://192.0.2.7:0", "port is not a number"),
+            ("udp://192.0.2.7:70000", "port is not a number"),
+            ("udp://[fe80::1]:4870", "needs its interface"),
+            ("udp://[fe80::1%]:4870", "interface after % is missing"),
+            ("udp://[::1:4870", "bracket is not closed"),
+            ("udp://2001:db8::1:4870", "needs brackets"),
+            ("udp://a b:4870", "not a host name"),
+            ("udp://:4870", "not a host name"),
+        ] {
+            let error = text.parse::<Peer>().expect_err(text).to_string();
+            assert!(error.contains(reason) && error.contains(text), "{error}");
+        }
+    }
+}

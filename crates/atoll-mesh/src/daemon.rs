@@ -1,0 +1,264 @@
+//! The one task that owns the mesh.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use atoll_api::mesh::{self as api_types, MeshStatus};
+use atoll_base::{NodeId, RegionPrefix};
+use atoll_mesh_core::{Event, Mesh, Origin, Settings, Tuning, beacon::Beacon, limits::MTU};
+use atoll_os::tun::{Tun, TunConfig};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+};
+
+use crate::{
+    Config, MeshError, api,
+    config::{Host, Peer},
+    discovery::Discovery,
+    io::{Io, Ready, open_udp},
+    limits::{API_STOP_MAX, BEACON_INTERVAL, PEER_PATIENCE, REQUESTS_MAX, RESOLVE_INTERVAL},
+    metrics::Snapshot,
+};
+
+/// Runs the daemon until `shutdown` completes.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
+    let (secret, peers) = config.check()?;
+    let listener = api::listen(&config.socket).await?;
+    let (udp, is_ipv6) = open_udp(config.listen)?;
+    let discovery = Discovery::open(config.discovery.clone())?;
+    let node = secret.id();
+    let settings = Settings {
+        secret,
+        region: config.region,
+        seed: rand::random(),
+        epoch: calendar_ms(),
+        tuning: Tuning::default(),
+    };
+    let mesh = Mesh::new(settings, atoll_mesh_core::Time::ZERO);
+    let tun = Tun::create(TunConfig {
+        name: config.interface.clone(),
+        mtu: MTU as u32,
+        address: mesh.network().node(),
+        network: mesh.network().network(),
+        region: RegionPrefix::of(config.region).network(),
+    })
+    .await?;
+    let io = Io::new(udp, is_ipv6, tun);
+    tracing::info!(node = %node.short(), interface = config.interface, port = io.port(), "the mesh is up");
+    tracing::debug!(address = %mesh.network().node(), "own address");
+
+    let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = axum::serve(listener, api::router(sender)).with_graceful_shutdown(async {
+        let _ = stopped.await;
+    });
+    let server = tokio::spawn(server.into_future());
+
+    let peers =
+        peers.into_iter().map(|peer| StaticPeer { peer, endpoint: None, silent_since: Instant::now() }).collect();
+    let socket = config.socket.clone();
+    let mut daemon = Daemon { config, node, mesh, io, discovery, peers };
+    let result = daemon.run(requests, shutdown).await;
+
+    let _ = stop.send(());
+    let _ = timeout(API_STOP_MAX, server).await;
+    let _ = std::fs::remove_file(&socket);
+    daemon.io.close().await;
+    tracing::info!("the mesh has stopped");
+    result
+}
+
+struct Daemon {
+    config: Config,
+    node: NodeId,
+    mesh: Mesh,
+    io: Io,
+    discovery: Option<Discovery>,
+    peers: Vec<StaticPeer>,
+}
+
+struct StaticPeer {
+    peer: Peer,
+    endpoint: Option<SocketAddr>,
+    silent_since: Instant,
+}
+
+impl Daemon {
+    async fn run(
+        &mut self,
+        mut requests: mpsc::Receiver<api::Request>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), MeshError> {
+        tokio::pin!(shutdown);
+        let mut resolve = interval(RESOLVE_INTERVAL);
+        resolve.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beacon = interval(BEACON_INTERVAL);
+        beacon.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let timer = sleep_until(Instant::now());
+        tokio::pin!(timer);
+        loop {
+            self.settle();
+            let deadline = self.mesh.poll_timeout().map(|(at, _)| self.io.instant(at));
+            if let Some(deadline) = deadline.filter(|deadline| *deadline != timer.deadline()) {
+                timer.as_mut().reset(deadline);
+            }
+            tokio::select! {
+                () = &mut shutdown => return Ok(()),
+                ready = self.io.ready() => match ready? {
+                    Ready::Udp => self.io.read_datagrams(&mut self.mesh),
+                    Ready::Tun => self.io.read_packets(&mut self.mesh)?,
+                },
+                () = &mut timer, if deadline.is_some() => {
+                    // What lies unread is older than the timer: it may be the very answer that is waited for.
+                    self.io.read_datagrams(&mut self.mesh);
+                }
+                Some(request) = requests.recv() => {
+                    // Whoever asked may have gone away.
+                    let _ = request.send(self.snapshot());
+                }
+                _ = resolve.tick() => self.resolve_peers().await,
+                _ = beacon.tick(), if self.discovery.is_some() => self.send_beacon(),
+                (from, heard) = next_beacon(self.discovery.as_ref()) => {
+                    self.mesh.handle_beacon(from, &heard, self.io.now());
+                }
+            }
+        }
+    }
+
+    /// Fires due timers, sends what is ready, logs what happened.
+    fn settle(&mut self) {
+        let now = self.io.now();
+        if self.mesh.poll_timeout().is_some_and(|(at, _)| at <= now) {
+            self.mesh.handle_timeout(now);
+        }
+        self.io.flush(&mut self.mesh);
+        while let Some(event) = self.mesh.poll_event() {
+            match event {
+                Event::LinkUp { link, node, endpoint } => {
+                    tracing::info!(%link, node = %node.short(), "neighbour is up");
+                    tracing::debug!(%link, %endpoint, "its endpoint");
+                }
+                Event::LinkDown { link, node } => tracing::info!(%link, node = %node.short(), "neighbour is down"),
+                Event::SessionUp { node } => tracing::debug!(node = %node.short(), "session has new keys"),
+            }
+        }
+    }
+
+    /// Looks up where static peers are. Addresses without name or interface stay as they are.
+    async fn resolve_peers(&mut self) {
+        for peer in &mut self.peers {
+            if peer.endpoint.is_some() && matches!(peer.peer.host, Host::Address(_)) {
+                continue;
+            }
+            // A name server that does not answer must not hold up the packets.
+            let found = timeout(Duration::from_millis(200), peer.peer.resolve()).await.ok().flatten();
+            let Some(endpoint) = found.filter(|found| peer.endpoint != Some(*found)) else { continue };
+            let now = self.io.now();
+            if let Some(old) = peer.endpoint.replace(endpoint) {
+                self.mesh.remove_peer(old, now);
+            }
+            self.mesh.add_peer(endpoint, Origin::Static, now);
+        }
+    }
+
+    fn send_beacon(&mut self) {
+        let beacon = Beacon::of(self.mesh.network(), self.io.port());
+        if let Some(discovery) = &mut self.discovery {
+            discovery.send(&beacon);
+        }
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        let mut counters = self.mesh.counters().all();
+        counters.push(("send_errors", self.io.send_errors));
+        counters.push(("tun_errors", self.io.tun_errors));
+        Snapshot { status: self.status(), counters }
+    }
+
+    fn status(&mut self) -> MeshStatus {
+        let links = self.mesh.link_status();
+        let peers = links.iter().map(|link| api_types::Peer {
+            node: link.node,
+            endpoint: link.endpoint,
+            origin: match link.origin {
+                Origin::Static => "static",
+                Origin::Discovered => "discovered",
+                Origin::Incoming => "incoming",
+            }
+            .to_owned(),
+            up: link.is_up,
+            rtt_us: link.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            rx_bytes: link.rx_bytes,
+            tx_bytes: link.tx_bytes,
+        });
+        let routes = self.mesh.route_status().into_iter().map(|route| api_types::Route {
+            node: route.node,
+            address: route.network.node(),
+            next_hop: route.next_hop,
+            metric: route.metric,
+            hops: route.hops,
+        });
+        let sessions = self.mesh.session_status(self.io.now()).into_iter().map(|session| api_types::Session {
+            node: session.node,
+            age_ms: u64::try_from(session.age.as_millis()).unwrap_or(u64::MAX),
+            rx_bytes: session.rx_bytes,
+            tx_bytes: session.tx_bytes,
+        });
+        MeshStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node,
+            region: self.config.region,
+            address: self.mesh.network().node(),
+            interface: self.config.interface.clone(),
+            port: self.io.port(),
+            peers: peers.collect(),
+            routes: routes.collect(),
+            sessions: sessions.collect(),
+            problems: self.problems(&links),
+        }
+    }
+
+    /// What is wrong, in plain words.
+    fn problems(&mut self, links: &[atoll_mesh_core::LinkStatus]) -> Vec<String> {
+        let by_endpoint: BTreeMap<_, _> = links.iter().map(|link| (link.endpoint, link)).collect();
+        let mut problems = Vec::new();
+        for peer in &mut self.peers {
+            let link = peer.endpoint.and_then(|endpoint| by_endpoint.get(&endpoint));
+            if peer.endpoint.is_none() {
+                problems
+                    .push(format!("peer {}: its name or interface is not known here; check the spelling", peer.peer));
+            } else if link.is_some_and(|link| link.is_self) {
+                problems.push(format!("peer {} is this node itself; remove it from `peers`", peer.peer));
+            } else if link.is_some_and(|link| !link.is_up) {
+                if peer.silent_since.elapsed() >= PEER_PATIENCE {
+                    problems.push(format!(
+                        "peer {} does not answer; check that it runs, belongs to this region, and that UDP passes",
+                        peer.peer
+                    ));
+                }
+                continue;
+            }
+            peer.silent_since = Instant::now();
+        }
+        problems.extend(self.discovery.iter().flat_map(Discovery::problems).cloned());
+        problems
+    }
+}
+
+/// The next beacon; never, without discovery.
+async fn next_beacon(discovery: Option<&Discovery>) -> (SocketAddr, Beacon) {
+    match discovery {
+        Some(discovery) => discovery.next().await,
+        None => core::future::pending().await,
+    }
+}
+
+fn calendar_ms() -> u64 {
+    // A clock before 1970 counts as zero; neighbours then tell what number is needed.
+    let passed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,24 @@
+//! Bounds of the daemon. The protocol's own are in [`atoll_mesh_core::limits`].
+
+use core::time::Duration;
+
+/// Datagrams or packets that are read in one go before anything else is looked at.
+pub const BATCH_MAX: usize = 64;
+/// Kernel buffers of the UDP socket, each way.
+pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Static peers in a configuration.
+pub const PEERS_MAX: usize = 64;
+/// Interfaces on which peers are discovered.
+pub const DISCOVERY_INTERFACES_MAX: usize = 32;
+/// Questions to the local API that wait for an answer.
+pub const REQUESTS_MAX: usize = 16;
+/// How often names and interfaces of peers are looked up again.
+pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a beacon is sent on each interface.
+pub const BEACON_INTERVAL: Duration = Duration::from_secs(2);
+/// How long open API connections may take to end at shutdown.
+pub const API_STOP_MAX: Duration = Duration::from_secs(1);
+/// A static peer that does not answer for this long is shown as a problem.
+pub const PEER_PATIENCE: Duration = Duration::from_secs(5);
+/// UDP port of the beacons.
+pub const BEACON_PORT: u16 = 4869;

@@ -1,0 +1,194 @@
+//! The mesh's TUN device: raw IPv6 packets of this machine, with its address and routes.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    net::Ipv6Addr,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+use nix::libc;
+use rtnetlink::{RouteMessageBuilder, packet_route::route::RouteType};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::{
+    limits::LINK_NAME_BYTES_MAX,
+    link::{LinkError, Links, Route},
+};
+
+const CLONE_DEVICE: &str = "/dev/net/tun";
+
+/// A TUN device that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TunError {
+    /// The kernel has no TUN support loaded.
+    #[error("{CLONE_DEVICE} does not exist: load the kernel module with `modprobe tun`")]
+    NoDriver,
+    /// Not allowed.
+    #[error("not allowed to create the network interface '{name}': run as root, or with the capability CAP_NET_ADMIN")]
+    NotAllowed {
+        /// Name of the interface.
+        name: String,
+    },
+    /// Somebody else has it.
+    #[error(
+        "the network interface '{name}' is in use by another program: stop that, or set another `interface` in the \
+         configuration"
+    )]
+    Busy {
+        /// Name of the interface.
+        name: String,
+    },
+    /// Another answer of the kernel.
+    #[error("cannot create the network interface '{name}'")]
+    Create {
+        /// Name of the interface.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// It is there, but could not be set up.
+    #[error("cannot set up the network interface")]
+    Configure(#[from] LinkError),
+    /// The route that keeps the node's own unused addresses from leaving could not be made.
+    #[error("cannot make the network {0}/112 unreachable: {1}")]
+    Unreachable(Ipv6Addr, String),
+}
+
+/// What a TUN device should be.
+#[derive(Debug, Clone)]
+pub struct TunConfig {
+    /// Name of the interface.
+    pub name: String,
+    /// Largest packet.
+    pub mtu: u32,
+    /// The node's own address.
+    pub address: Ipv6Addr,
+    /// The node's network, a /112. What of it has no more specific route is unreachable, and never goes to the device.
+    pub network: Ipv6Addr,
+    /// The region's network, a /48, which is routed to the device.
+    pub region: Ipv6Addr,
+}
+
+/// A TUN device that is up. It vanishes, with its address and the route to the region, when this is dropped.
+#[derive(Debug)]
+pub struct Tun {
+    fd: AsyncFd<OwnedFd>,
+    config: TunConfig,
+}
+
+impl Tun {
+    /// Creates the device in the calling process' network namespace, and brings it up. Must be called on a tokio runtime.
+    pub async fn create(config: TunConfig) -> Result<Self, TunError> {
+        let name = &config.name;
+        let fd = open(name).map_err(|source| describe(name, source))?;
+        let fd = AsyncFd::register(fd).map_err(|source| TunError::Create { name: name.clone(), source })?;
+        let links = Links::here()?;
+        // No link-local address: the kernel would send router solicitations and reports into the mesh.
+        links.set_sysctl(&format!("ipv6/conf/{name}/addr_gen_mode"), "1")?;
+        links.set_sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), "0")?;
+        links.ensure_mtu(name, config.mtu).await?;
+        links.ensure_up(name).await?;
+        links.ensure_address(name, config.address.into(), 128).await?;
+        let region = Route {
+            destination: config.region.into(),
+            prefix_len: 48,
+            via: None,
+            link: name.clone(),
+            source: Some(config.address.into()),
+        };
+        links.ensure_route(&region).await?;
+        change_unreachable(config.network, Change::Ensure).await?;
+        Ok(Self { fd, config })
+    }
+
+    /// Name of the interface.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Waits until there is a packet to read, or an error.
+    pub async fn readable(&self) -> io::Result<()> {
+        // Readiness is cleared by `try_read` when it finds nothing.
+        self.fd.readable().await.map(|mut guard| guard.retain_ready())
+    }
+
+    /// Reads one packet; `WouldBlock` if there is none.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.fd.try_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd.as_fd(), buffer)?))
+    }
+
+    /// Writes one packet; `WouldBlock` if the kernel cannot take it now.
+    pub fn try_write(&self, packet: &[u8]) -> io::Result<usize> {
+        Ok(nix::unistd::write(self.fd.get_ref().as_fd(), packet)?)
+    }
+
+    /// Takes away what does not vanish with the device, then the device.
+    pub async fn remove(self) -> Result<(), TunError> {
+        change_unreachable(self.config.network, Change::Remove).await
+    }
+}
+
+/// Index of a network interface of this namespace; nothing if there is none of this name.
+pub fn interface_index(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+enum Change {
+    Ensure,
+    Remove,
+}
+
+async fn change_unreachable(network: Ipv6Addr, change: Change) -> Result<(), TunError> {
+    let failed = |why: &dyn core::fmt::Display| TunError::Unreachable(network, why.to_string());
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(|e| failed(&e))?;
+    let connection = tokio::spawn(connection);
+    let route =
+        RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(network, 112).kind(RouteType::Unreachable).build();
+    let result = match change {
+        Change::Ensure => handle.route().add(route).replace().execute().await,
+        Change::Remove => handle.route().del(route).execute().await,
+    };
+    connection.abort();
+    match result {
+        Err(rtnetlink::Error::NetlinkError(e)) if matches!(change, Change::Remove) && e.raw_code() == -libc::ESRCH => {
+            Ok(())
+        }
+        result => result.map_err(|e| failed(&e)),
+    }
+}
+
+fn open(name: &str) -> io::Result<OwnedFd> {
+    if name.is_empty() || name.len() > LINK_NAME_BYTES_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("the name of an interface has 1 to {LINK_NAME_BYTES_MAX} bytes"),
+        ));
+    }
+    let device = OpenOptions::new().read(true).write(true).open(CLONE_DEVICE)?;
+    // SAFETY: an `ifreq` is plain old data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { core::mem::zeroed() };
+    for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *slot = byte as libc::c_char;
+    }
+    // The flags fit the kernel's short: IFF_TUN is 1, IFF_NO_PI 0x1000.
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the descriptor is open for the duration of the call and TUNSETIFF reads and writes one `ifreq`.
+    if unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as _, &mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(&device, nix::fcntl::FcntlArg::F_GETFL)?);
+    nix::fcntl::fcntl(&device, nix::fcntl::FcntlArg::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK))?;
+    Ok(device.into())
+}
+
+fn describe(name: &str, source: io::Error) -> TunError {
+    let name = name.to_owned();
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::NoDriver,
+        Some(libc::EPERM | libc::EACCES) => TunError::NotAllowed { name },
+        Some(libc::EBUSY) => TunError::Busy { name },
+        _ => TunError::Create { name, source },
+    }
+}
