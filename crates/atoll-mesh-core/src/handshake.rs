@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     transport::RawKeys,
-    wire::{NOISE_1_BYTES, NOISE_2_BYTES, NOISE_3_BYTES, PROOF_BYTES},
+    wire::{NOISE_1_BYTES, NOISE_2_BYTES, NOISE_3_BYTES, PROOF_BYTES, TAG_BYTES},
 };
 
 const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_BLAKE2s";
@@ -80,9 +80,12 @@ impl Local {
             .builder(&self.prologue(scope), rng)
             .and_then(Builder::build_initiator)
             .expect("the pattern and the keys are fixed and fit each other");
-        let mut message = [0; NOISE_1_BYTES];
-        let written = state.write_message(&[], &mut message).expect("the first message has a fixed length");
+        // The library wants room for a tag even where it writes none.
+        let mut buffer = [0; NOISE_1_BYTES + TAG_BYTES];
+        let written = state.write_message(&[], &mut buffer).expect("an ephemeral key fits into the buffer");
         assert_eq!(written, NOISE_1_BYTES, "an ephemeral key and nothing else");
+        let mut message = [0; NOISE_1_BYTES];
+        message.copy_from_slice(&buffer[..written]);
         (Initiator { state }, message)
     }
 

@@ -83,7 +83,9 @@ impl Tun {
     pub async fn create(config: TunConfig) -> Result<Self, TunError> {
         let name = &config.name;
         let fd = open(name).map_err(|source| describe(name, source))?;
-        let fd = AsyncFd::register(fd).map_err(|source| TunError::Create { name: name.clone(), source })?;
+        // SAFETY: the descriptor is owned by the `AsyncFd`, which never replaces or closes it before it is dropped.
+        let fd = unsafe { AsyncFd::register(fd) };
+        let fd = fd.map_err(|e| TunError::Create { name: name.clone(), source: e.into() })?;
         let links = Links::here()?;
         // No link-local address: the kernel would send router solicitations and reports into the mesh.
         links.set_sysctl(&format!("ipv6/conf/{name}/addr_gen_mode"), "1")?;
