@@ -7,3 +7,4 @@ pub mod chain;
 pub mod engine;
 pub mod limits;
 pub mod mempool;
+pub mod store;

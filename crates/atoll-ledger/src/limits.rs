@@ -75,3 +75,14 @@ pub const RPC_BIND_RETRY_MS: u64 = 250;
 
 const _: () = assert!(TRANSACTION_BYTES_MAX <= PROPOSAL_BYTES_MAX);
 const _: () = assert!(TRANSACTION_BYTES_MAX * 2 + 1024 <= RPC_REQUEST_BYTES_MAX as usize);
+
+/// The database's cache of blocks that it read.
+pub const STORE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// What each of the database's two keyspaces gathers in memory before it goes into a sorted file.
+pub const STORE_MEMTABLE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The database's journals; the least that fjall accepts.
+pub const STORE_JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Files of the database that are open at once.
+pub const STORE_FILES_MAX: usize = 128;
+/// Less free disk than this, and nothing is written: room for the database to flush and compact what it has.
+pub const STORE_RESERVE_BYTES: u64 = 128 * 1024 * 1024;
