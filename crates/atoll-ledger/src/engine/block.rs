@@ -25,8 +25,15 @@ struct Inner {
     hash: B256,
     header: Header,
     transactions: Vec<Bytes>,
-    /// RLP of `[header, [transaction, ...]]`: the one encoding that this block has.
+    /// See [`Block::to_bytes`]: the one encoding that this block has.
     rlp: Vec<u8>,
+}
+
+/// `[header, [transaction, …]]`, each member an RLP string of its own canonical bytes.
+#[derive(alloy_rlp::RlpEncodable, alloy_rlp::RlpDecodable)]
+struct Wire {
+    header: Bytes,
+    transactions: Vec<Bytes>,
 }
 
 /// A block that cannot exist.
@@ -35,6 +42,9 @@ pub enum BlockError {
     /// Not canonical RLP.
     #[error("block is not canonical RLP: {0}")]
     Rlp(alloy_rlp::Error),
+    /// Its header is none.
+    #[error(transparent)]
+    Header(atoll_base::header::HeaderError),
     /// Too long.
     #[error("block has {0} bytes, at most {BLOCK_BYTES_MAX} are allowed")]
     Size(usize),
@@ -73,15 +83,13 @@ impl Block {
         if root != header.transactions_root {
             return Err(BlockError::TransactionsRoot { header: header.transactions_root, body: root });
         }
-        let payload_length = header.length() + transactions.length();
-        let mut rlp = Vec::with_capacity(payload_length + 9);
-        alloy_rlp::Header { list: true, payload_length }.encode(&mut rlp);
-        header.encode(&mut rlp);
-        transactions.encode(&mut rlp);
+        let wire = Wire { header: header.to_bytes().into(), transactions };
+        let mut rlp = Vec::with_capacity(wire.length());
+        wire.encode(&mut rlp);
         if rlp.len() > BLOCK_BYTES_MAX {
             return Err(BlockError::Size(rlp.len()));
         }
-        Ok(Self(Arc::new(Inner { hash: header.hash(), header, transactions, rlp })))
+        Ok(Self(Arc::new(Inner { hash: header.hash(), header, transactions: wire.transactions, rlp })))
     }
 
     /// The ordered trie root of transactions in their EIP-2718 form.
@@ -95,13 +103,12 @@ impl Block {
             return Err(BlockError::Size(bytes.len()));
         }
         let mut rest = bytes;
-        let mut payload = alloy_rlp::Header::decode_bytes(&mut rest, true).map_err(BlockError::Rlp)?;
-        let header = Header::decode(&mut payload).map_err(BlockError::Rlp)?;
-        let transactions = Vec::<Bytes>::decode(&mut payload).map_err(BlockError::Rlp)?;
-        if !rest.is_empty() || !payload.is_empty() {
+        let wire = Wire::decode(&mut rest).map_err(BlockError::Rlp)?;
+        if !rest.is_empty() {
             return Err(BlockError::Rlp(alloy_rlp::Error::UnexpectedLength));
         }
-        let block = Self::new(header, transactions)?;
+        let header = Header::from_bytes(&wire.header).map_err(BlockError::Header)?;
+        let block = Self::new(header, wire.transactions)?;
         // RLP decoders differ in what they let pass; the hash must name one string of bytes only.
         if block.0.rlp != bytes {
             return Err(BlockError::Rlp(alloy_rlp::Error::Custom("another encoding of the same block")));
@@ -109,7 +116,7 @@ impl Block {
         Ok(block)
     }
 
-    /// Canonical bytes: RLP of `[header, [transaction, ...]]`.
+    /// Canonical bytes, the same as those of [`atoll_ledger_core::block::Block`].
     pub fn to_bytes(&self) -> &[u8] {
         &self.0.rlp
     }

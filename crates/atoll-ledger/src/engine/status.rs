@@ -1,8 +1,15 @@
 //! What the engine tells about itself while it runs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use atoll_base::NodeId;
+
+/// A validator that was not heard for so long is not connected: each votes at least once a view.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// A handle on the engine's state, for reports to people. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -11,7 +18,7 @@ pub struct Status(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     finality_ms: Option<u64>,
-    peers: Vec<NodeId>,
+    heard: BTreeMap<NodeId, Instant>,
 }
 
 impl Status {
@@ -22,15 +29,16 @@ impl Status {
 
     /// The other validators that this one is connected to.
     pub fn peers(&self) -> Vec<NodeId> {
-        self.with(|inner| inner.peers.clone())
+        self.with(|inner| inner.heard.iter().filter(|(_, at)| at.elapsed() < SILENCE_MAX).map(|(id, _)| *id).collect())
     }
 
     pub(crate) fn set_finality_ms(&self, milliseconds: u64) {
         self.with(|inner| inner.finality_ms = Some(milliseconds));
     }
 
-    pub(crate) fn set_peers(&self, peers: Vec<NodeId>) {
-        self.with(|inner| inner.peers = peers);
+    /// A message of this validator arrived. Only validators can send any, so this is bounded by their number.
+    pub(crate) fn heard(&self, from: NodeId) {
+        self.with(|inner| inner.heard.insert(from, Instant::now()));
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
