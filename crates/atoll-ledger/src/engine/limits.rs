@@ -76,6 +76,15 @@ pub(crate) const SEND_BATCH: NonZeroUsize = NonZeroUsize::new(8).expect("not zer
 /// The own mesh address is tried this often until the mesh daemon has made it.
 pub(crate) const BIND_RETRY: Duration = Duration::from_millis(250);
 
+/// Threads that poll tasks.
+pub(crate) const WORKER_THREADS: usize = 2;
+/// Threads for what blocks: files, above all.
+pub(crate) const BLOCKING_THREADS_MAX: usize = 64;
+/// Consensus gets this long to stop in order.
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// A port that is taken is tried for so long, because the process before this one may still be on its way out.
+pub(crate) const PORT_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Messages a second from one validator: votes, and certificates.
 pub(crate) const VOTES_PER_SECOND: NonZeroU32 = NonZeroU32::new(256).expect("not zero");
 /// Messages a second from one validator: requests and their answers, and new blocks.
