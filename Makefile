@@ -7,7 +7,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ATOLL := target/release/atoll
 
-.PHONY: help up down status test lint examples build clean-state
+.PHONY: help up down status test lint bench examples build clean-state
 
 help: ## List what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -31,11 +31,18 @@ lint: ## Formatting, clippy, licences and sources of dependencies, tidy
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	cargo fetch --locked --quiet
 	cargo deny --offline check bans licenses sources
-	cargo run --release -q -p xtask -- tidy
+	cargo build --release --workspace --quiet
+	target/release/xtask tidy
+
+bench: ## Measure, AREA=region for one area; prints a table, JSON in target/bench/
+	@scripts/require test
+	@scripts/examples
+	@cargo build --release --workspace
+	@$(SUDO) env "PATH=$(PATH)" target/release/bench $(AREA)
 
 build: ## Only build the binary
 	@scripts/require build
-	cargo build --release -p atoll
+	cargo build --release --workspace
 
 examples: ## Build the images of the examples
 	@scripts/examples
