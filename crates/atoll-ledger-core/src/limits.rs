@@ -27,8 +27,8 @@ pub const DEPLOYMENTS_ALIVE_MAX: usize = 4_096;
 pub const LEASES_ALIVE_MAX: u64 = 16_384;
 /// Leases of one deployment.
 pub const LEASES_PER_DEPLOYMENT_MAX: usize = 64;
-/// Leases that the end of one block moves, grants or gives a standby; the others follow in the next block.
-pub const MOVES_PER_BLOCK_MAX: usize = 256;
+/// Placements that the end of one block tries, over all nodes each; the others follow in the next block.
+pub const PLACEMENTS_PER_BLOCK_MAX: usize = 1_024;
 
 /// A deployment must be able to pay for so long when it is made or resumed.
 pub const ESCROW_MIN_MS: u64 = 3_600_000;

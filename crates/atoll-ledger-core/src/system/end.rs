@@ -2,6 +2,8 @@
 //!
 //! It looks at nodes and living leases only, and only when [`due`] says so.
 
+use std::collections::BTreeSet;
+
 use alloy_primitives::B256;
 use atoll_base::{
     contracts::{DEPLOYMENTS, IDeployments, INodes, NODES},
@@ -12,7 +14,7 @@ use super::{
     Access, Stop, billing, due,
     fleet::Fleet,
     leases,
-    scheduler::{self, short},
+    scheduler::{self, Request, short},
 };
 use crate::limits;
 
@@ -64,21 +66,62 @@ fn silence(node: B256, now_ms: u64, heartbeat_ms: u64) -> String {
 fn tend_all(access: &mut Access<'_>, fleet: &mut Fleet) -> Result<(), Stop> {
     let mut next = u64::MAX;
     let mut wanting = false;
-    let mut moves = 0;
-    for id in schema::alive(access)? {
-        if moves >= limits::MOVES_PER_BLOCK_MAX {
-            // The rest follows in the next block.
+    let mut desk = Desk::default();
+    let mut alive = schema::alive(access)?;
+    if !alive.is_empty() {
+        // Whoever is cut off below by the bound comes earlier in another block.
+        let first = access.env.number % alive.len() as u64;
+        alive.rotate_left(first as usize);
+    }
+    for id in alive {
+        if desk.tried >= limits::PLACEMENTS_PER_BLOCK_MAX {
             next = 0;
+            wanting = true;
             break;
         }
         let mut work = Work::load(access, id)?;
-        moves += work.tend(access, fleet)?;
+        work.tend(access, fleet, &mut desk)?;
         next = next.min(billing::due_ms(access, &work.deployment, &work.leases));
         wanting |= work.is_wanting();
         work.save(access)?;
     }
+    if desk.freed && wanting {
+        // What a suspension has freed may be what somebody waited for who was looked at before.
+        next = 0;
+    }
     access.store_u64(DEPLOYMENTS, due::leases_slot(), next)?;
-    due::wanting(access, wanting || next == 0)
+    due::wanting(access, wanting)
+}
+
+/// What the end of a block remembers from one deployment to the next.
+#[derive(Default)]
+struct Desk {
+    /// Placements tried.
+    tried: usize,
+    /// Whether a suspension gave capacity back.
+    freed: bool,
+    /// Placements that failed: the same again fails again, until capacity is given back.
+    hopeless: BTreeSet<Wish>,
+}
+
+/// A placement: beside which node (zero: none), what it needs, and with which labels.
+type Wish = (B256, [u64; 3], Vec<String>);
+
+impl Desk {
+    /// Asks the scheduler, unless the answer is known to be no.
+    fn ask(&mut self, beside: B256, request: &Request, scheduler: impl FnOnce() -> Option<B256>) -> Option<B256> {
+        let needs = [request.needs.cpu_milli, request.needs.memory_bytes, request.needs.disk_bytes];
+        let wish = (beside, needs, request.constraints.clone());
+        if self.hopeless.contains(&wish) {
+            return None;
+        }
+        self.tried += 1;
+        let found = scheduler();
+        if found.is_none() {
+            self.hopeless.insert(wish);
+        }
+        found
+    }
 }
 
 /// One deployment with its leases.
@@ -96,33 +139,39 @@ impl Work {
         Ok(Self { deployment, leases, loaded })
     }
 
-    /// Returns how many leases it moved, granted or gave a standby.
-    fn tend(&mut self, access: &mut Access<'_>, fleet: &mut Fleet) -> Result<usize, Stop> {
-        let mut moves = 0;
+    fn tend(&mut self, access: &mut Access<'_>, fleet: &mut Fleet, desk: &mut Desk) -> Result<(), Stop> {
         for at in 0..self.leases.len() {
-            moves += usize::from(self.take_over(access, fleet, at)?);
+            self.take_over(access, fleet, desk, at)?;
         }
         if access.now_ms() >= billing::due_ms(access, &self.deployment, &self.leases)
             && billing::settle(access, fleet, &mut self.deployment, &self.leases)?
         {
             self.suspend(access, fleet)?;
+            desk.freed = true;
+            desk.hopeless.clear();
         }
         if !self.deployment.suspended {
             for at in 0..self.leases.len() {
-                moves += usize::from(self.retry(access, fleet, at)?);
+                self.retry(access, fleet, desk, at)?;
             }
             for at in 0..self.leases.len() {
-                moves += usize::from(self.choose_standby(access, fleet, at)?);
+                self.choose_standby(access, fleet, desk, at)?;
             }
         }
-        Ok(moves)
+        Ok(())
     }
 
     /// Moves a lease whose node is lost: to its standby if that is still fit, else to the best fit, else it waits.
-    fn take_over(&mut self, access: &mut Access<'_>, fleet: &mut Fleet, at: usize) -> Result<bool, Stop> {
+    fn take_over(
+        &mut self,
+        access: &mut Access<'_>,
+        fleet: &mut Fleet,
+        desk: &mut Desk,
+        at: usize,
+    ) -> Result<(), Stop> {
         let lease = &self.leases[at];
         if !leases::is_active(lease) || fleet.node(access, lease.node)?.online {
-            return Ok(false);
+            return Ok(());
         }
         let heartbeat = access.read_u64(NODES, schema::heartbeat_slot(lease.node))?;
         // Nobody knows whether it ran after its last sign of life, so nobody pays for it.
@@ -135,50 +184,56 @@ impl Work {
         let nodes = fleet.all(access)?;
         let target = match nodes.get(&standby) {
             Some(node) if scheduler::fits(node, &request) => Some(standby),
-            _ => scheduler::best(nodes, &request, &siblings),
+            _ => desk.ask(B256::ZERO, &request, || scheduler::best(nodes, &request, &siblings)),
         };
         let lease = &mut self.leases[at];
         match target {
             Some(node) => {
                 lease.standby = B256::ZERO;
-                leases::assign(access, fleet, lease, service.needs, node, &why)?;
+                leases::assign(access, fleet, lease, service.needs, node, &why)
             }
-            None => leases::withdraw(access, fleet, lease, service.needs, &format!("{why}, and no other node fits"))?,
+            None => leases::withdraw(access, fleet, lease, service.needs, &format!("{why}, and no other node fits")),
         }
-        Ok(true)
     }
 
     /// Grants a waiting lease, if a node fits now.
-    fn retry(&mut self, access: &mut Access<'_>, fleet: &mut Fleet, at: usize) -> Result<bool, Stop> {
+    fn retry(&mut self, access: &mut Access<'_>, fleet: &mut Fleet, desk: &mut Desk, at: usize) -> Result<(), Stop> {
         if self.leases[at].state() != LeaseState::Waiting {
-            return Ok(false);
+            return Ok(());
         }
         let service = self.service(access, at)?;
+        let request = leases::request(&service);
         let siblings = leases::siblings(&self.leases, &self.leases[at]);
-        let Some(node) = scheduler::best(fleet.all(access)?, &leases::request(&service), &siblings) else {
-            return Ok(false);
+        let nodes = fleet.all(access)?;
+        let Some(node) = desk.ask(B256::ZERO, &request, || scheduler::best(nodes, &request, &siblings)) else {
+            return Ok(());
         };
         let why = format!("node {} has room for it now", short(node));
-        leases::assign(access, fleet, &mut self.leases[at], service.needs, node, &why)?;
-        Ok(true)
+        leases::assign(access, fleet, &mut self.leases[at], service.needs, node, &why)
     }
 
     /// Chooses a standby for a lease that has none, or whose standby is lost.
-    fn choose_standby(&mut self, access: &mut Access<'_>, fleet: &mut Fleet, at: usize) -> Result<bool, Stop> {
+    fn choose_standby(
+        &mut self,
+        access: &mut Access<'_>,
+        fleet: &mut Fleet,
+        desk: &mut Desk,
+        at: usize,
+    ) -> Result<(), Stop> {
         let lease = &self.leases[at];
         if !leases::is_active(lease) {
-            return Ok(false);
+            return Ok(());
         }
         if !lease.standby.is_zero() && fleet.node(access, lease.standby)?.online {
-            return Ok(false);
+            return Ok(());
         }
         let request = leases::request(&self.service(access, at)?);
         let siblings = leases::siblings(&self.leases, &self.leases[at]);
         let lease = &mut self.leases[at];
-        let chosen = scheduler::standby(fleet.all(access)?, &request, lease.node, &siblings).unwrap_or_default();
-        let changed = chosen != lease.standby;
-        lease.standby = chosen;
-        Ok(changed)
+        let nodes = fleet.all(access)?;
+        let chosen = desk.ask(lease.node, &request, || scheduler::standby(nodes, &request, lease.node, &siblings));
+        lease.standby = chosen.unwrap_or_default();
+        Ok(())
     }
 
     /// Stops everything until somebody pays.
@@ -191,9 +246,7 @@ impl Work {
                 leases::change(access, fleet, &mut self.leases[at], needs, LeaseState::Suspended, &why)?;
             }
         }
-        access.emit(DEPLOYMENTS, &IDeployments::Suspended { deployment: self.deployment.id, why })?;
-        // Cores and memory are free now.
-        due::capacity_appeared(access)
+        access.emit(DEPLOYMENTS, &IDeployments::Suspended { deployment: self.deployment.id, why })
     }
 
     /// Whether more capacity would change something.

@@ -101,7 +101,7 @@ pub fn standby(nodes: &Nodes, request: &Request, active: B256, replicas: &Replic
 
 /// Whether a node can take one more replica.
 pub fn fits(node: &NodeRecord, request: &Request) -> bool {
-    node.online && lacks_label(node, request).is_none() && covers(free(node), request.needs)
+    node.online && lacks_label(node, request).is_none() && missing(node, request) == Capacity::default()
 }
 
 /// What is not in use.
@@ -128,12 +128,9 @@ pub(crate) fn less(a: Capacity, b: Capacity) -> Capacity {
     }
 }
 
-fn covers(free: Capacity, needs: Capacity) -> bool {
-    missing(free, needs) == Capacity::default()
-}
-
-fn missing(free: Capacity, needs: Capacity) -> Capacity {
-    less(needs, free)
+/// How much more a node would have to offer. One that offers less than it uses takes nothing more of that.
+fn missing(node: &NodeRecord, request: &Request) -> Capacity {
+    less(sum(node.used, request.needs), node.total)
 }
 
 fn rank(node: &NodeRecord, request: &Request, replicas: &Replicas) -> (u32, u128, B256) {
@@ -165,7 +162,7 @@ fn shortage(nodes: &Nodes, request: &Request, replica: u32) -> String {
         return format!("{which} cannot be placed: none of the region's {} nodes is online", nodes.len());
     }
     let labelled = online().filter(|node| lacks_label(node, request).is_none());
-    let nearest = labelled.min_by_key(|node| (share(missing(free(node), request.needs), request.needs), node.id));
+    let nearest = labelled.min_by_key(|node| (share(missing(node, request), request.needs), node.id));
     let Some(nearest) = nearest else {
         // The node that lacks the fewest labels.
         let lacking = |node: &NodeRecord| request.constraints.iter().filter(|l| !node.labels.contains(l)).count();
@@ -178,7 +175,7 @@ fn shortage(nodes: &Nodes, request: &Request, replica: u32) -> String {
             None => format!("{which} needs labels that no node has"),
         };
     };
-    let lacking = missing(free(nearest), request.needs);
+    let lacking = missing(nearest, request);
     let (left, total) = (free(nearest), nearest.total);
     let mut needed = Vec::new();
     let mut there = Vec::new();
@@ -220,3 +217,6 @@ fn decimal(value: u128, unit: u128) -> String {
     let text = format!("{}.{:02}", hundredths / 100, hundredths % 100);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use atoll_base::contracts::{INodes, NODES};
 use atoll_ledger_core::{
     Env, Invalid, Mode, execute,
     execute::{ExecuteError, Skip},
-    limits, transaction,
+    transaction,
 };
 
 use crate::world::*;
@@ -127,5 +127,4 @@ fn a_pool_admits_what_may_get_into_a_block() {
     assert!(matches!(admit(&cheap), Err(Invalid::GasPrice { .. })));
     assert!(matches!(admit(&stranger), Err(Invalid::NotFree { .. })));
     assert_eq!(env.number, 1);
-    assert!(limits::BLOCK_GAS > 21_000);
 }

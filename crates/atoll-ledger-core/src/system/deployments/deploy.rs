@@ -50,7 +50,9 @@ pub(super) fn deploy(access: &mut Access<'_>, call: &Call<'_>, input: IDeploymen
     let leases = grant(access, &mut fleet, id, &services, &prices, &placed)?;
     fleet.save(access)?;
     write_deployment(access, id, call, &input.name, services.len(), leases)?;
-    due::wanting(access, true)?;
+    if placed.iter().any(|place| place.standby.is_zero()) {
+        due::wanting(access, true)?;
+    }
     access.bump_change()?;
     Ok(id)
 }
