@@ -5,7 +5,7 @@ use alloy_primitives::U256;
 /// Decimals of every region's currency, as every Ethereum wallet expects.
 const DECIMALS: usize = 18;
 /// Most digits in front of the point: below 2^128 smallest units with room to spare.
-const WHOLE_DIGITS_MAX: usize = 20;
+const WHOLE_DIGITS_MAX: usize = 21;
 
 /// A text that is no amount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,6 +7,8 @@
 mod amount;
 mod cli;
 mod compose;
+mod dashboard;
+mod history;
 mod rpc;
 mod up;
 mod wallet;

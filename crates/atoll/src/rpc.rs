@@ -135,6 +135,12 @@ pub(crate) struct Log {
     /// Height of its block.
     #[serde(default)]
     pub(crate) block_number: U64,
+    /// Its place among the block's events.
+    #[serde(default)]
+    pub(crate) log_index: U64,
+    /// Time of its block in seconds, where the server says it.
+    #[serde(default)]
+    pub(crate) block_timestamp: Option<U64>,
 }
 
 /// A client of one JSON-RPC server.

@@ -1,7 +1,18 @@
 //! The command line: what can be said, and which module does it.
 
+pub(crate) mod apps;
+mod charter;
+mod deploy;
 pub(crate) mod failure;
+mod logs;
+mod money;
+pub(crate) mod nodes;
+pub(crate) mod output;
+mod ps;
+pub(crate) mod region;
+mod rm;
 pub(crate) mod telemetry;
+mod why;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
@@ -19,7 +30,7 @@ for example ATOLL_LOG=debug or ATOLL_LOG=atoll_node=trace.";
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, propagate_version = true, after_help = AFTER_HELP, subcommand_required = true)]
 pub(crate) struct Cli {
-    /// State directory of the region [default: the only region in /var/lib/atoll, or the one named home]
+    /// State directory of the region [default: /var/lib/atoll/home]
     #[arg(long, global = true, value_name = "DIR", env = "ATOLL_STATE", hide_env = true)]
     pub(crate) state: Option<PathBuf>,
     /// What to do.
@@ -39,6 +50,23 @@ pub(crate) enum Command {
     /// Say what runs, how far it is, and what is wrong
     #[command(hide = true)]
     Status(up::StatusArgs),
+    /// Deploy an app from a Compose file, and follow it until it answers
+    Deploy(deploy::DeployArgs),
+    /// List the apps, where they run and what they cost
+    Ps(ps::PsArgs),
+    /// Show what the workloads of an app print
+    Logs(logs::LogsArgs),
+    /// Say why an app is as it is: the ledger's record with reasons
+    Why(why::WhyArgs),
+    /// Remove an app and take back what is left of its escrow
+    Rm(rm::RmArgs),
+    /// List the region's nodes and what is free on them
+    Nodes(nodes::NodesArgs),
+    /// Show this machine's account, or send coins from it
+    Wallet(money::WalletArgs),
+    /// Show what the founders of the region agreed on
+    #[command(subcommand)]
+    Charter(charter::CharterCommand),
     /// Print completions for a shell: source them from its start-up file
     Completions {
         /// Which shell
@@ -60,6 +88,14 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(args) => up::run(args, state),
         Command::Down(args) => up::down(args, state),
         Command::Status(args) => up::status(args, state),
+        Command::Deploy(args) => deploy::run(&args, state.as_deref()),
+        Command::Ps(args) => ps::run(&args, state.as_deref()),
+        Command::Logs(args) => logs::run(&args, state.as_deref()),
+        Command::Why(args) => why::run(&args, state.as_deref()),
+        Command::Rm(args) => rm::run(&args, state.as_deref()),
+        Command::Nodes(args) => nodes::run(&args, state.as_deref()),
+        Command::Wallet(args) => money::run(&args, state.as_deref()),
+        Command::Charter(command) => charter::run(&command, state.as_deref()),
         Command::Completions { shell } => completions(shell),
     }
 }

@@ -13,8 +13,9 @@ mod service;
 mod values;
 mod yaml;
 
+pub(crate) use limits::FILE_BYTES_MAX;
 pub(crate) use model::{App, Image, LocalForm, Service};
-pub(crate) use refusal::Refused;
+pub(crate) use refusal::{Refusal, Refused};
 
 /// Reads a deployment file. `file` is its name in messages.
 pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<App, Refused> {

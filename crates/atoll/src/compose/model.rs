@@ -8,7 +8,7 @@ use atoll_base::{
     spec::Health,
 };
 
-use super::refusal::Note;
+use super::refusal::{Note, Place};
 
 /// An application.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(crate) struct Service {
     /// A DNS label.
     pub(crate) name: String,
     pub(crate) image: Image,
+    /// Where the image stands in the file.
+    pub(crate) image_place: Place,
     pub(crate) entrypoint: Option<Vec<String>>,
     pub(crate) command: Option<Vec<String>>,
     /// In the order of the file.

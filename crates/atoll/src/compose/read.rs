@@ -45,7 +45,6 @@ impl Reader {
         if !found {
             self.refuse(root.place, "services", "missing", "write `services:` with at least one service");
         }
-        self.one_http(&app.services, root.place);
         Some(app)
     }
 
@@ -85,19 +84,6 @@ impl Reader {
             services.extend(self.service(entry, &path));
         }
         Some(services)
-    }
-
-    /// The gateway knows an application by one name, so one service answers.
-    fn one_http(&mut self, services: &[Service], place: Place) {
-        let names: Vec<&str> = services.iter().filter(|s| s.http.is_some()).map(|s| s.name.as_str()).collect();
-        if let [first, second, ..] = names[..] {
-            self.refuse(
-                place,
-                "services",
-                format!("'{first}' and '{second}' both want to answer at the application's address"),
-                "write `x-atoll: {http: none}` in all services but one",
-            );
-        }
     }
 
     /// A mapping; `key:` with nothing after it is an empty one.

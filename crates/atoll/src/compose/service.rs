@@ -40,7 +40,7 @@ const EXTENSION: &[&str] = &["constraints", "disk", "health", "http", "isolation
 /// What a service says, before defaults and cross-checks.
 #[derive(Default)]
 struct Draft {
-    image: Option<Image>,
+    image: Option<(Image, Place)>,
     entrypoint: Option<Vec<String>>,
     command: Option<Vec<String>>,
     environment: Vec<(String, String)>,
@@ -101,7 +101,7 @@ impl Reader {
         let path = format!("{service}.{}", entry.key);
         let (path, node) = (path.as_str(), &entry.value);
         match entry.key.as_str() {
-            "image" => draft.image = self.scalar(node, path, values::image),
+            "image" => draft.image = self.scalar(node, path, values::image).map(|image| (image, node.place)),
             "entrypoint" => draft.entrypoint = self.words(node, path),
             "command" => draft.command = self.words(node, path),
             "environment" => draft.environment = self.environment(node, path).unwrap_or_default(),
@@ -379,7 +379,7 @@ impl Reader {
         Some(nodes.iter().filter_map(|node| self.scalar(node, path, values::constraint)).collect())
     }
 
-    fn finish(&mut self, draft: Draft, image: Image, entry: &Entry, path: &str) -> Option<Service> {
+    fn finish(&mut self, draft: Draft, image: (Image, Place), entry: &Entry, path: &str) -> Option<Service> {
         let isolation = draft.isolation.unwrap_or(Isolation::Container);
         let http = match draft.http {
             Some(Http::None) => None,
@@ -399,7 +399,8 @@ impl Reader {
         ports.dedup();
         Some(Service {
             name: entry.key.clone(),
-            image,
+            image: image.0,
+            image_place: image.1,
             entrypoint: draft.entrypoint,
             command: draft.command,
             environment: draft.environment,

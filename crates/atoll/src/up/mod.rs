@@ -1,5 +1,8 @@
 //! The supervisor: starts the daemons of a region on this machine, keeps them running and stops them in order.
 
+pub(crate) mod layout;
+pub(crate) mod settings;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use crate::cli::failure::fail;
@@ -29,4 +32,14 @@ pub(crate) fn down(_args: DownArgs, _state: Option<PathBuf>) -> anyhow::Result<E
 /// Says what runs.
 pub(crate) fn status(_args: StatusArgs, _state: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     Err(fail("the supervisor is not built into this binary", "use a newer atoll"))
+}
+
+pub(crate) fn load(layout: &layout::Layout) -> anyhow::Result<settings::Settings> {
+    if !layout.settings().exists() {
+        return Err(fail(
+            format!("there is no region in {}", layout.root().display()),
+            "`atoll up` founds one; --state DIR names another directory",
+        ));
+    }
+    settings::Settings::load(&layout.settings())
 }
