@@ -21,8 +21,14 @@ use crate::cli::{Cli, failure, telemetry};
 
 fn main() -> ExitCode {
     telemetry::install_panic_hook();
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "shim") {
+        // A workload's shim forks, so it must run before anything starts a thread. Only the node daemon calls it.
+        telemetry::install(true);
+        return atoll_os::shim::main(arguments);
+    }
     let cli = Cli::parse();
-    telemetry::install(cli.command.is_daemon());
+    telemetry::install(cli.command.is_daemon() || std::env::var_os("ATOLL_DAEMON").is_some());
     match cli::run(cli) {
         Ok(code) => code,
         Err(error) if failure::is_broken_pipe(&error) => ExitCode::SUCCESS,

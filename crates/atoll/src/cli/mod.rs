@@ -2,6 +2,7 @@
 
 pub(crate) mod apps;
 mod charter;
+mod daemon;
 mod deploy;
 pub(crate) mod failure;
 mod logs;
@@ -67,6 +68,12 @@ pub(crate) enum Command {
     /// Show what the founders of the region agreed on
     #[command(subcommand)]
     Charter(charter::CharterCommand),
+    /// The mesh daemon, which carries packets
+    #[command(subcommand)]
+    Mesh(daemon::DaemonCommand),
+    /// The ledger daemon, which orders transactions
+    #[command(subcommand)]
+    Ledger(daemon::DaemonCommand),
     /// Print completions for a shell: source them from its start-up file
     Completions {
         /// Which shell
@@ -77,7 +84,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it is a long-running daemon, whose log is read later instead of a person waiting for an answer.
     pub(crate) const fn is_daemon(&self) -> bool {
-        false
+        matches!(self, Self::Mesh(_) | Self::Ledger(_))
     }
 }
 
@@ -96,6 +103,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Nodes(args) => nodes::run(&args, state.as_deref()),
         Command::Wallet(args) => money::run(&args, state.as_deref()),
         Command::Charter(command) => charter::run(&command, state.as_deref()),
+        Command::Mesh(command) => daemon::mesh(&command),
+        Command::Ledger(command) => daemon::ledger(&command),
         Command::Completions { shell } => completions(shell),
     }
 }

@@ -275,7 +275,11 @@ fn event_row(s: &Snapshot, event: &Event) -> Markup {
         None => format!("app {id}"),
     });
     let service = event.lease.and_then(|id| {
-        s.apps.iter().flat_map(|app| &app.leases).find(|lease| lease.id == id).map(|lease| output::clean(&lease.service))
+        s.apps
+            .iter()
+            .flat_map(|app| &app.leases)
+            .find(|lease| lease.id == id)
+            .map(|lease| output::clean(&lease.service))
     });
     let ago = output::duration(s.now_ms.saturating_sub(event.time_ms));
     html! {

@@ -1,0 +1,79 @@
+//! The daemons: `atoll mesh run`, `atoll ledger run`, `atoll node run`. `atoll up` starts them; people rarely do.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::Subcommand;
+use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::failure::OrFail as _;
+
+/// `atoll mesh`, `atoll ledger`, `atoll node`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DaemonCommand {
+    /// Run the daemon until SIGTERM; `atoll up` does this for you
+    Run {
+        /// Its configuration, TOML
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+impl DaemonCommand {
+    fn config<T: DeserializeOwned>(&self) -> Result<T> {
+        let Self::Run { config } = self;
+        read(config)
+    }
+}
+
+/// Carries packets.
+pub(crate) fn mesh(command: &DaemonCommand) -> Result<ExitCode> {
+    let config = command.config()?;
+    runtime()?.block_on(async { atoll_mesh::run(config, stop()).await }).or_fail(|| "the mesh daemon ended", logs)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Orders transactions. It brings its own runtime.
+pub(crate) fn ledger(command: &DaemonCommand) -> Result<ExitCode> {
+    atoll_ledger::run(command.config()?, stop()).or_fail(|| "the ledger daemon ended", logs)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn logs() -> &'static str {
+    "correct what is named above and start it again; ATOLL_LOG=debug says more"
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let cure = || "`atoll up` writes these files; to write one yourself, see docs/book";
+    let text = std::fs::read_to_string(path).or_fail(|| format!("cannot read {}", path.display()), cure)?;
+    toml::from_str(&text).or_fail(|| format!("{} is not a configuration of this daemon", path.display()), cure)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .or_fail(|| "cannot start the asynchronous runtime", || "close other programs: the machine is out of resources")
+}
+
+/// Ready when the daemon is asked to stop.
+async fn stop() {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("asked to stop");
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            // The signals then end the process at once, which every daemon survives.
+            tracing::warn!(%error, "cannot listen for signals");
+            std::future::pending::<()>().await;
+        }
+    }
+}
