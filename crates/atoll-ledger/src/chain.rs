@@ -11,6 +11,7 @@
 //! three calls comes first.
 
 use std::{
+    collections::VecDeque,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -27,6 +28,7 @@ use atoll_ledger_core::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::open::signed;
 use self::{commit::Final, tree::Tree};
 pub use self::{
     index::{Index, IndexError, Outcome},
@@ -116,6 +118,7 @@ struct Inner {
     tree: Mutex<Tree>,
     head: watch::Sender<Arc<ExecutedBlock>>,
     certified: watch::Sender<Option<Arc<Certified>>>,
+    recent: Mutex<VecDeque<Arc<ExecutedBlock>>>,
     mempool: Mempool,
     finals: mpsc::Sender<Final>,
     problem: Mutex<Option<String>>,
@@ -145,6 +148,11 @@ impl Chain {
     /// The newest block that is final and durable.
     pub fn head(&self) -> Arc<ExecutedBlock> {
         Arc::clone(&self.0.head.borrow())
+    }
+
+    /// The final block at this height, while its state can still be read.
+    pub fn recent(&self, height: u64) -> Option<Arc<ExecutedBlock>> {
+        lock(&self.0.recent).iter().find(|block| block.block.number() == height).cloned()
     }
 
     /// Follows [`Self::head`].
@@ -363,7 +371,7 @@ impl core::fmt::Debug for Chain {
 }
 
 /// An error and its causes, in one line.
-fn chain_of(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -374,6 +382,6 @@ fn chain_of(error: &dyn std::error::Error) -> String {
 }
 
 /// A thread that panicked leaves nothing half done behind these locks: all changes under them are single steps.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

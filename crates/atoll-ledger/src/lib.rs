@@ -9,6 +9,8 @@ mod daemon;
 pub mod engine;
 pub mod limits;
 pub mod mempool;
+mod metrics;
+pub mod rpc;
 pub mod store;
 
 pub use config::{Config, ConfigError};

@@ -54,8 +54,14 @@ pub const RPC_RESPONSE_BYTES_MAX: u32 = 16 * 1024 * 1024;
 pub const RPC_BATCH_MAX: u32 = 128;
 /// Heavy requests (execution, proofs, log search) at once.
 pub const RPC_HEAVY_MAX: usize = 4;
-/// Blocks that one `eth_getLogs` may search.
-pub const RPC_LOGS_BLOCKS_MAX: u64 = 10_000;
+/// Newest states that questions can be about.
+pub const RECENT_STATES: usize = 16;
+/// A ledger whose newest block is older has a problem.
+pub const STALLED_MS: u64 = 10_000;
+/// Block hashes that one poll of a filter gives.
+pub const RPC_FILTER_BLOCKS_MAX: u64 = 1_024;
+/// Blocks that one `eth_getLogs` may search; those without logs cost nothing.
+pub const RPC_LOGS_BLOCKS_MAX: u64 = 1_000_000;
 /// Logs that one answer may hold.
 pub const RPC_LOGS_MAX: usize = 10_000;
 /// Addresses, or topics at one position, in one log filter.

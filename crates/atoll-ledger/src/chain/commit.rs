@@ -72,6 +72,12 @@ impl Chain {
         if forgotten > 0 {
             tracing::debug!(forgotten, "blocks that lost against a final one were dropped");
         }
+        {
+            let mut recent = lock(&self.0.recent);
+            recent.extend(group.iter().map(|last| Arc::clone(&last.executed)));
+            let surplus = recent.len().saturating_sub(limits::RECENT_STATES);
+            recent.drain(..surplus);
+        }
         self.0.head.send_replace(Arc::clone(newest));
         let certified = group.iter().rev().find_map(|last| {
             let certificate = last.certificate.clone()?;

@@ -1,6 +1,9 @@
 //! Opening the chain: the first start writes the genesis, later ones find what was committed.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use alloy_consensus::transaction::Recovered;
 use alloy_eips::eip2718::Decodable2718 as _;
@@ -51,6 +54,7 @@ impl Chain {
             genesis,
             state,
             index,
+            recent: Mutex::new([Arc::clone(tree.root())].into()),
             tree: tree.into(),
             head,
             certified: watch::Sender::new(certified),
