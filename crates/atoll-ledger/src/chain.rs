@@ -46,7 +46,7 @@ mod open;
 mod tree;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Why the chain cannot be opened.
 #[derive(Debug, thiserror::Error)]

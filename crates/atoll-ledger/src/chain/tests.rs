@@ -19,13 +19,13 @@ use futures::{FutureExt as _, future::join_all, stream};
 use super::*;
 
 const TREASURY: Address = Address::repeat_byte(0xfe);
-const TARGET: Address = Address::repeat_byte(0x99);
+pub(crate) const TARGET: Address = Address::repeat_byte(0x99);
 
-fn key(index: u8) -> PrivateKeySigner {
+pub(crate) fn key(index: u8) -> PrivateKeySigner {
     PrivateKeySigner::from_bytes(&B256::repeat_byte(index + 1)).expect("a valid key")
 }
 
-fn charter(name: &str) -> Charter {
+pub(crate) fn charter(name: &str) -> Charter {
     let coins = U256::from(10).pow(U256::from(18));
     Charter {
         version: CHARTER_VERSION,
@@ -53,13 +53,13 @@ fn charter(name: &str) -> Charter {
 }
 
 /// One validator's disk: what is left after a crash.
-struct Disk {
+pub(crate) struct Disk {
     backend: MemoryBackend,
     dir: tempfile::TempDir,
 }
 
 impl Disk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { backend: MemoryBackend::default(), dir: tempfile::tempdir().expect("a directory") }
     }
 
@@ -67,35 +67,39 @@ impl Disk {
         self.dir.path().join("mempool.journal")
     }
 
-    fn open(&self) -> Chain {
+    pub(crate) fn open(&self) -> Chain {
         Chain::open(charter("home"), Arc::new(self.backend.clone()), &self.journal()).expect("opens")
     }
 }
 
-fn transfer(from: u8, nonce: u64, value: u64) -> Bytes {
-    let tx = TxEip1559 {
-        chain_id: 4242,
-        nonce,
-        gas_limit: 21_000,
-        max_fee_per_gas: 10,
-        max_priority_fee_per_gas: 1,
-        to: TxKind::Call(TARGET),
-        value: U256::from(value),
-        ..TxEip1559::default()
-    };
+pub(crate) fn transfer(from: u8, nonce: u64, value: u64) -> Bytes {
+    sign(
+        from,
+        TxEip1559 {
+            nonce,
+            gas_limit: 21_000,
+            to: TxKind::Call(TARGET),
+            value: U256::from(value),
+            ..TxEip1559::default()
+        },
+    )
+}
+
+pub(crate) fn sign(from: u8, tx: TxEip1559) -> Bytes {
+    let tx = TxEip1559 { chain_id: 4242, max_fee_per_gas: 10, max_priority_fee_per_gas: 1, ..tx };
     let signature = key(from).sign_hash_sync(&tx.signature_hash()).expect("signs");
     Transaction::Eip1559(tx.into_signed(signature)).encoded_2718().into()
 }
 
-fn nothing() -> Ancestors {
+pub(crate) fn nothing() -> Ancestors {
     Ancestors::new(stream::empty())
 }
 
-fn proposal(view: u64) -> Proposal {
+pub(crate) fn proposal(view: u64) -> Proposal {
     Proposal { epoch: 0, view, proposer: NodeId([1; 32]), timestamp_ms: 1_000 + view * 100 }
 }
 
-async fn propose(chain: &Chain, parent: &Block, view: u64) -> Block {
+pub(crate) async fn propose(chain: &Chain, parent: &Block, view: u64) -> Block {
     chain.propose(parent.clone(), nothing(), proposal(view)).await.expect("a block")
 }
 
