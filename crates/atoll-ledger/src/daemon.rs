@@ -21,6 +21,7 @@ use crate::{
     chain::{Chain, ChainError},
     config::{Config, ConfigError, Member},
     engine::{self, EngineError, Gossip, Setup, Status, limits, peers},
+    rpc::{self, RpcError},
     store::{FjallBackend, StoreError},
 };
 
@@ -45,6 +46,9 @@ pub enum LedgerError {
     /// The chain cannot be opened.
     #[error("the ledger cannot be opened")]
     Chain(#[from] ChainError),
+    /// JSON-RPC cannot be served.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
     /// An address is taken or not allowed.
     #[error("cannot listen on {address} for {what}; if another program uses this port, stop it or choose another port")]
     Listen {
@@ -83,6 +87,10 @@ async fn serve(
     let backend = Arc::new(FjallBackend::open(&config.data.join("chain"))?);
     let chain = Chain::open(member.charter.clone(), backend, &config.data.join("mempool.journal"))?;
     let status = Status::default();
+    let node = member.secret.id();
+    let mesh = config.rpc_mesh_port.map(|port| peers::address(&member.charter, node, port));
+    let addresses: Vec<_> = config.rpc.iter().copied().chain(mesh).collect();
+    let _servers = rpc::serve(chain.clone(), status.clone(), node, &addresses)?;
     let validators = context.child("validator").spawn({
         let (chain, status) = (chain.clone(), status.clone());
         async move |context| take_part(context, member, config.p2p_port, chain, status).await
