@@ -22,7 +22,9 @@
 
 pub mod cgroup;
 pub mod disk;
+mod exec;
 pub mod firewall;
+pub mod guest;
 pub mod limits;
 pub mod link;
 pub mod log;
@@ -35,4 +37,5 @@ pub mod spec;
 mod tap;
 pub mod tun;
 mod users;
+pub mod vm;
 pub mod workload;

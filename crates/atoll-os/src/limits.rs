@@ -37,3 +37,34 @@ pub const WORKLOAD_OOM_SCORE: u32 = 500;
 pub const FIREWALL_WORKLOADS_MAX: usize = 4096;
 /// Peers of one workload in the firewall.
 pub const FIREWALL_PEERS_MAX: usize = 4096;
+
+/// Smallest disk of a micro-VM.
+pub const DISK_BYTES_MIN: u64 = 64 << 20;
+/// Kernel modules that a guest loads.
+pub const MODULES_MAX: usize = 64;
+/// How long the guest of the KVM probe may take.
+pub const KVM_PROBE_MAX: Duration = Duration::from_secs(6);
+/// How long a guest may take until its workload executes.
+pub const VM_BOOT_MAX: Duration = Duration::from_secs(60);
+/// How long a guest may take to power off after its workload has ended.
+pub const VM_POWER_OFF_MAX: Duration = Duration::from_secs(10);
+/// Guests that boot at the same time on this machine: more of them only slow each other down.
+pub const VM_BOOTS_AT_ONCE: usize = 2;
+/// Memory of a guest beyond its workload's: its kernel; the initramfs comes on top, twice while it is unpacked.
+pub const GUEST_KERNEL_BYTES: u64 = 96 << 20;
+/// Memory of the hypervisor beyond its guest's.
+pub const HYPERVISOR_BYTES: u64 = 256 << 20;
+/// Translated code that the hypervisor keeps, in MiB; within [`HYPERVISOR_BYTES`].
+pub const TRANSLATION_MIB: u64 = 64;
+/// Processes and threads of the hypervisor.
+pub const HYPERVISOR_PIDS: u32 = 128;
+/// Processors of a guest.
+pub const VM_CPUS_MAX: u64 = 16;
+/// A message on the control port of a guest.
+pub const CONTROL_LINE_BYTES_MAX: usize = 64 * 1024;
+
+const _: () = assert!((TRANSLATION_MIB << 20) * 2 <= HYPERVISOR_BYTES);
+/// How long a guest waits for a device whose driver is loaded.
+pub const DEVICES_MAX_WAIT: Duration = Duration::from_secs(10);
+/// The hard limit of open files in a guest.
+pub const GUEST_OPEN_FILES_HARD: u64 = 1_048_576;

@@ -24,6 +24,7 @@
 mod container;
 mod oci;
 mod run;
+mod vm;
 
 use std::{
     fs::File,

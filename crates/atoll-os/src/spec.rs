@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cgroup::Limits,
     limits::{BINDS_MAX, LOG_FILE_BYTES_MIN, NAME_BYTES_MAX},
+    vm::Accelerator,
 };
 
 /// One workload, complete: the shim reads nothing else.
@@ -53,12 +54,14 @@ pub enum Engine {
     },
     /// A virtual machine with a kernel of its own.
     MicroVm {
-        /// Its disk: an ext4 image with the root directory (see [`crate::vm`]).
+        /// Its disk: an ext4 image with the root directory (see [`crate::vm::ensure_disk`]).
         disk: PathBuf,
         /// Its mesh address.
         address: Ipv6Addr,
         /// Largest packet.
         mtu: u32,
+        /// What executes it: [`Accelerator::Kvm`] only where [`crate::vm::kvm_works`].
+        accelerator: Accelerator,
     },
 }
 

@@ -23,9 +23,12 @@ use atoll_os::{
     cgroup::{Cgroup, Limits},
     limits::LOG_FILE_BYTES_MIN,
     log::LogReader,
+    netns::NetNs,
     rootfs,
     shim::{ExitRecord, Running, Shim, Status},
     spec::{Bind, Engine, ProcessSpec, ShimSpec},
+    vm::{self, Accelerator},
+    workload::WorkloadNetwork,
 };
 use support::{Scratch, runtime, scratch_name};
 
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     match arguments.first().and_then(|first| first.to_str()) {
         Some("shim") => atoll_os::shim::main(arguments.into_iter().skip(1)),
+        Some("guest-init") => atoll_os::guest::main(),
         Some("behave") => behaviour::main(arguments[1].to_str().expect("a behaviour")),
         _ => runner::run(
             &[
@@ -48,6 +52,10 @@ fn main() -> ExitCode {
                 ("a_log_stays_bounded", a_log_stays_bounded),
                 ("a_new_daemon_finds_the_workload_again", a_new_daemon_finds_the_workload_again),
                 ("a_killed_shim_leaves_nothing_running", a_killed_shim_leaves_nothing_running),
+                ("a_guest_sees_what_it_should", a_guest_sees_what_it_should),
+                ("a_guest_is_a_host_of_the_mesh", a_guest_is_a_host_of_the_mesh),
+                ("a_guests_memory_is_limited", a_guests_memory_is_limited),
+                ("a_killed_shim_takes_its_guest_along", a_killed_shim_takes_its_guest_along),
             ],
             &arguments,
         ),
@@ -130,6 +138,13 @@ impl World {
             assert!(Instant::now() < patience, "never printed '{text}', but: {}", self.printed());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    fn kill_shim(&self) {
+        let file = fs::read(self.shim.dir().join("shim.json")).expect("its identity");
+        let shim: serde_json::Value = serde_json::from_slice(&file).expect("JSON");
+        let pid = nix::unistd::Pid::from_raw(shim["pid"].as_i64().expect("a number") as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill the shim");
     }
 
     fn shim_log(&self) -> String {
@@ -343,10 +358,7 @@ fn a_killed_shim_leaves_nothing_running() {
     world.shim.start(&spec).expect("start");
     world.wait_for("ready");
     let workload = world.running().process;
-    let shim: serde_json::Value =
-        serde_json::from_slice(&fs::read(world.shim.dir().join("shim.json")).expect("its identity")).expect("JSON");
-    let pid = nix::unistd::Pid::from_raw(shim["pid"].as_i64().expect("a number") as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill the shim");
+    world.kill_shim();
     let ended = runtime().block_on(async {
         let both = async { (world.shim.ended().await, workload.gone().await) };
         tokio::time::timeout(Duration::from_secs(10), both).await.expect("both end")
@@ -355,4 +367,117 @@ fn a_killed_shim_leaves_nothing_running() {
     assert!(!workload.is_alive(), "the kernel killed it with its shim");
     world.shim.start(&spec).expect("start again");
     assert_ne!(world.running().process, workload);
+}
+
+/// A workload's network as a node makes it, for a guest.
+struct GuestNetwork {
+    node: Scratch,
+    network: WorkloadNetwork,
+}
+
+impl GuestNetwork {
+    fn new(name: &str) -> Self {
+        let node = Scratch::new(&format!("{name}-node"));
+        let network = WorkloadNetwork {
+            namespace: scratch_name(&format!("{name}-guest")),
+            host_link: "atguest".into(),
+            address: "fd00:1::2".parse().expect("an address"),
+            mtu: 1300,
+            micro_vm: true,
+        };
+        node.block_on(async || {
+            for _twice in 0..2 {
+                network.ensure().await.expect("a network");
+            }
+            let links = atoll_os::link::Links::here().expect("netlink");
+            links.ensure_address("lo", "fd00:1::1".parse().expect("an address"), 128).await.expect("an address");
+        });
+        Self { node, network }
+    }
+}
+
+impl Drop for GuestNetwork {
+    fn drop(&mut self) {
+        NetNs::remove(&self.network.namespace).expect("remove the namespace");
+    }
+}
+
+impl World {
+    fn guest_spec(&self, network: &GuestNetwork, behaviour: &str) -> ShimSpec {
+        let disk = self.dir.path().join("disk.ext4");
+        vm::ensure_disk(image(), &disk, 256 << 20).expect("a disk");
+        vm::ensure_disk(image(), &disk, 256 << 20).expect("the same disk");
+        let engine =
+            Engine::MicroVm { disk, address: network.network.address, mtu: 1300, accelerator: Accelerator::Tcg };
+        let limits = Limits { cpu_milli: 2000, memory_bytes: 128 << 20, pids_max: 64 };
+        let network_namespace = network.network.namespace.clone();
+        ShimSpec { engine, limits, network_namespace, ..self.spec(behaviour) }
+    }
+}
+
+fn a_guest_sees_what_it_should() {
+    let network = GuestNetwork::new("vm-sees");
+    let world = World::new("vm-sees");
+    let mut spec = world.guest_spec(&network, "look");
+    let begin = Instant::now();
+    let record = world.run(&spec);
+    let printed = world.printed();
+    println!("a guest ran from start to end in {:.1} s", begin.elapsed().as_secs_f64());
+    assert_eq!((record.code, record.error.clone()), (Some(3), None), "{record:?} {printed}");
+    for expected in [
+        "out uid 0 gid 0\n",
+        "out cwd /srv/new\n",
+        "out hostname box\n",
+        "out GREETING=hello = world\n",
+        "out HOME=/root\n",
+        "out fd00:1::2 box\n",
+        "out nameserver fd00::53\n",
+        "err this is standard error\n",
+    ] {
+        assert!(printed.contains(expected), "no '{expected}' in:\n{printed}");
+    }
+    spec.process.args[0] = "absent".into();
+    let error = world.run(&spec).error.expect("it cannot be started");
+    assert!(error.contains("the image has no program 'absent'"), "{error}");
+}
+
+fn a_guest_is_a_host_of_the_mesh() {
+    let network = GuestNetwork::new("vm-host");
+    let world = World::new("vm-host");
+    let spec = ShimSpec { stop_grace_ms: 60_000, ..world.guest_spec(&network, "serve") };
+    world.shim.start(&spec).expect("start");
+    world.wait_for("ready");
+    let target = std::net::SocketAddr::new(network.network.address.into(), 8080);
+    let answer = network.node.0.run(|| {
+        let mut stream = std::net::TcpStream::connect_timeout(&target, Duration::from_secs(5)).expect("connect");
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).expect("read");
+        answer
+    });
+    assert_eq!(answer.expect("enter"), "served");
+    let usage = world.shim.usage().expect("usage");
+    assert!(usage.memory_bytes > 64 << 20, "{usage:?}");
+    assert!(world.shim.stop().expect("stop"));
+    let record = world.record();
+    assert_eq!((record.signal, record.stopped), (Some(15), true), "{record:?} {}", world.printed());
+}
+
+fn a_guests_memory_is_limited() {
+    let network = GuestNetwork::new("vm-memory");
+    let world = World::new("vm-memory");
+    let record = world.run(&world.guest_spec(&network, "eat-memory"));
+    assert_eq!(record.signal, Some(9), "{record:?} {}", world.printed());
+    assert!(record.oom_kills >= 1, "{record:?}");
+}
+
+fn a_killed_shim_takes_its_guest_along() {
+    let network = GuestNetwork::new("vm-killed");
+    let world = World::new("vm-killed");
+    let spec = world.guest_spec(&network, "serve");
+    world.shim.start(&spec).expect("start");
+    let hypervisor = world.running().process;
+    world.kill_shim();
+    let gone = async { tokio::time::timeout(Duration::from_secs(10), hypervisor.gone()).await };
+    runtime().block_on(gone).expect("it ends").expect("its end is seen");
+    assert_eq!(world.shim.status().expect("status"), Status::Lost);
 }

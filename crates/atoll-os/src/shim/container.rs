@@ -3,8 +3,7 @@
 use std::{
     ffi::CString,
     fs, io,
-    os::fd::{AsFd, OwnedFd},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -17,31 +16,20 @@ use libcontainer::{
 use nix::{
     errno::Errno,
     libc::{self, sock_filter},
-    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
     unistd::{Gid, Pid, Uid, execv, fchown, pipe2},
 };
 
-use super::{ShimError, oci};
+use super::{ShimError, oci, run::Child};
 use crate::{
     cgroup::Cgroup,
     disk::{self, DiskError},
+    exec,
     limits::WORKLOAD_OOM_SCORE,
+    log::Stream,
     rootfs, seccomp,
     spec::{Bind, ShimSpec, SpecError},
     users,
 };
-
-/// What a shim watches over.
-pub(super) struct Child {
-    /// The first process of the workload, a child of this one.
-    pub(super) pid: Pid,
-    /// The reading end of its standard output.
-    pub(super) out: OwnedFd,
-    /// The reading end of its standard error.
-    pub(super) err: OwnedFd,
-    /// What the machine lacks.
-    pub(super) lacking: Vec<String>,
-}
 
 /// Creates the container in its cgroup and starts its process.
 pub(super) fn start(
@@ -103,7 +91,7 @@ pub(super) fn start(
     let container = create().map_err(|e| SpecError { what: "container", why: chain(&e) })?;
     let pid = container.pid().map(|pid| Pid::from_raw(pid.as_raw()));
     let pid = pid.ok_or_else(|| SpecError { what: "container", why: "it has no process".to_owned() })?;
-    Ok(Child { pid, out, err, lacking })
+    Ok(Child { pid, outputs: vec![(Stream::Out, out), (Stream::Err, err)], lacking, guest: None })
 }
 
 /// The files that tell the container its name, its neighbours and whom to ask.
@@ -169,7 +157,7 @@ impl Executor for Workload {
         let c_string = |text: &str| CString::new(text).map_err(|_| ExecutorError::InvalidArg);
         let args: Vec<CString> = arguments(spec).iter().map(|arg| c_string(arg)).collect::<Result<_, _>>()?;
         let path = c_string(&path.to_string_lossy())?;
-        restore_signals().map_err(|e| ExecutorError::Other(format!("cannot restore the signals: {e}")))?;
+        exec::restore_signals().map_err(|e| ExecutorError::Other(format!("cannot restore the signals: {e}")))?;
         if !self.filter.is_empty() {
             seccomp::install(&self.filter)
                 .map_err(|e| ExecutorError::Other(format!("cannot filter system calls: {e}")))?;
@@ -184,38 +172,13 @@ impl Executor for Workload {
     }
 }
 
-/// A process starts with the signals that the shim blocked, and that Rust ignores, as it would from a shell.
-fn restore_signals() -> nix::Result<()> {
-    SigSet::all().thread_unblock()?;
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default action runs no code of ours.
-    unsafe { sigaction(Signal::SIGPIPE, &default) }.map(drop)
-}
-
 fn arguments(spec: &Spec) -> &[String] {
     spec.process().as_ref().and_then(|process| process.args().as_deref()).unwrap_or_default()
 }
 
-/// The program's path, as a shell in the container would find it.
+/// The program's path in the container.
 fn program(spec: &Spec) -> Result<PathBuf, String> {
     let name = arguments(spec).first().ok_or("the command is empty")?;
-    if name.contains('/') {
-        return executable(Path::new(name)).map(|()| name.into());
-    }
     let env = spec.process().as_ref().and_then(|process| process.env().as_deref()).unwrap_or_default();
-    let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
-    let mut candidates = path.split(':').map(|dir| Path::new(if dir.is_empty() { "." } else { dir }).join(name));
-    candidates
-        .find(|candidate| executable(candidate).is_ok())
-        .ok_or_else(|| format!("the image has no program '{name}' in {path}; correct the command or the image"))
-}
-
-fn executable(path: &Path) -> Result<(), String> {
-    let found = fs::metadata(path)
-        .map_err(|e| format!("cannot execute {}: {e}; correct the command or the image", path.display()))?;
-    if found.is_file() && found.permissions().mode() & 0o111 != 0 && found.size() > 0 {
-        Ok(())
-    } else {
-        Err(format!("{} is not an executable file; correct the command or the image", path.display()))
-    }
+    exec::find_program(name, env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default())
 }

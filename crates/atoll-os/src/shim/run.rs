@@ -22,10 +22,14 @@ use nix::{
     unistd::{ForkResult, Pid, fork, pipe2, setsid},
 };
 
-use super::{EXIT, ExitRecord, RUNNING, Running, SHIM, SPEC, ShimError, container, container::Child};
+use super::{
+    EXIT, ExitRecord, RUNNING, Running, SHIM, SPEC, ShimError, container,
+    vm::{self, Guest, Heard},
+};
 use crate::{
     cgroup::Cgroup,
     disk,
+    limits::{VM_BOOT_MAX, VM_POWER_OFF_MAX},
     log::{LineSplitter, LogWriter, Stream},
     process::ProcessId,
     spec::{Engine, ShimSpec},
@@ -87,28 +91,26 @@ fn run(dir: &Path, mut ready: File) -> Result<(), ShimError> {
 
     let started = match &spec.engine {
         Engine::Container { root, binds } => container::start(dir, &spec, root, binds, &cgroup),
-        Engine::MicroVm { .. } => {
-            Err(crate::spec::SpecError { what: "engine", why: "micro-VMs are not available".into() }.into())
-        }
+        Engine::MicroVm { disk, accelerator, .. } => vm::start(dir, &spec, disk, *accelerator, &cgroup, &signals),
     };
     let record = match started {
         Ok(child) => {
             let process = ProcessId::of(child.pid.as_raw()).map_err(fail("identify the workload of"))?;
-            let running = Running { process, since_ms: now_ms(), lacking: child.lacking.clone() };
-            disk::write_json(&dir.join(RUNNING), &running)?;
-            say_ready(&mut ready);
-            Watch::new(&spec, child, &signals, &cgroup, &mut log)
-                .map_err(fail("watch the workload of"))?
-                .until_ended()
-                .map_err(fail("watch the workload of"))?
+            let running = Running { process, since_ms: 0, lacking: child.lacking.clone() };
+            let mut announce = || {
+                disk::write_json(&dir.join(RUNNING), &Running { since_ms: now_ms(), ..running.clone() })?;
+                say_ready(&mut ready);
+                Ok(())
+            };
+            Watch::new(&spec, child, &signals, &cgroup, &mut log).until_ended(&mut announce)?
         }
-        Err(error) => {
-            let why = error.to_string();
-            log.line(Stream::Note, format!("could not be started: {why}").as_bytes(), SystemTime::now());
-            ExitRecord { error: Some(why), ..ExitRecord::default() }
-        }
+        Err(error) => ExitRecord { error: Some(error.to_string()), ..ExitRecord::default() },
     };
-    let record = ExitRecord { oom_kills: cgroup.usage().oom_kills, finished_ms: now_ms(), ..record };
+    if let Some(why) = &record.error {
+        log.line(Stream::Note, format!("could not be started: {why}").as_bytes(), SystemTime::now());
+    }
+    let oom_kills = record.oom_kills + cgroup.usage().oom_kills;
+    let record = ExitRecord { oom_kills, finished_ms: now_ms(), ..record };
     let removed = cgroup.remove();
     disk::write_json(&dir.join(EXIT), &record)?;
     say_ready(&mut ready);
@@ -120,10 +122,23 @@ fn say_ready(ready: &mut File) {
     let _ = ready.write_all(b"!");
 }
 
+/// What a shim watches over.
+pub(super) struct Child {
+    /// The first process of a container, or the hypervisor: a child of this process.
+    pub(super) pid: Pid,
+    /// What it prints.
+    pub(super) outputs: Vec<(Stream, OwnedFd)>,
+    /// What the machine lacks.
+    pub(super) lacking: Vec<String>,
+    /// How to talk to the guest, if there is one.
+    pub(super) guest: Option<Guest>,
+}
+
 /// The loop around a running workload.
 struct Watch<'a> {
     child: Pid,
-    streams: [(Stream, Option<OwnedFd>, LineSplitter); 2],
+    outputs: Vec<(Stream, Option<OwnedFd>, LineSplitter)>,
+    guest: Option<Guest>,
     signals: &'a SignalFd,
     cgroup: &'a Cgroup,
     log: &'a mut LogWriter,
@@ -133,45 +148,53 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(
-        spec: &ShimSpec,
-        child: Child,
-        signals: &'a SignalFd,
-        cgroup: &'a Cgroup,
-        log: &'a mut LogWriter,
-    ) -> io::Result<Self> {
-        for end in [&child.out, &child.err] {
-            fcntl(end.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        }
-        let stream = |stream, end| (stream, Some(end), LineSplitter::default());
-        Ok(Self {
+    fn new(spec: &ShimSpec, child: Child, signals: &'a SignalFd, cgroup: &'a Cgroup, log: &'a mut LogWriter) -> Self {
+        let open = |(stream, end)| (stream, Some(end), LineSplitter::default());
+        Self {
             child: child.pid,
-            streams: [stream(Stream::Out, child.out), stream(Stream::Err, child.err)],
+            outputs: child.outputs.into_iter().map(open).collect(),
+            kill_at: child.guest.as_ref().map(|_| Instant::now() + VM_BOOT_MAX),
+            guest: child.guest,
             signals,
             cgroup,
             log,
             grace: Duration::from_millis(spec.stop_grace_ms),
-            kill_at: None,
             record: ExitRecord::default(),
-        })
+        }
     }
 
-    fn until_ended(mut self) -> io::Result<ExitRecord> {
+    fn until_ended(mut self, announce: &mut dyn FnMut() -> Result<(), ShimError>) -> Result<ExitRecord, ShimError> {
+        let broken =
+            |source: io::Error| ShimError::Process { what: "watch the workload of", dir: PathBuf::new(), source };
+        for (_, end, _) in &self.outputs {
+            let end = end.as_ref().map(|end| fcntl(end.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)));
+            end.transpose().map_err(|e| broken(e.into()))?;
+        }
+        if self.guest.is_none() {
+            announce()?;
+        }
         loop {
-            self.wait()?;
-            self.read_output()?;
-            self.obey()?;
+            self.wait().map_err(broken)?;
+            self.read_output().map_err(broken)?;
+            self.obey().map_err(broken)?;
+            if self.hear_guest().map_err(broken)? {
+                announce()?;
+            }
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
                 self.kill_at = None;
                 self.kill_all();
             }
-            if self.reap()? {
-                // The first process is gone and with it the whole PID namespace: what is in the pipes is all there is.
-                self.read_output()?;
-                for (stream, _, splitter) in &mut self.streams {
+            if self.reap().map_err(broken)? {
+                // The first process is gone and with it all that could write: what is in the pipes is all there is.
+                self.read_output().map_err(broken)?;
+                self.hear_guest().map_err(broken)?;
+                for (stream, _, splitter) in &mut self.outputs {
                     splitter.finish(|line| self.log.line(*stream, line, SystemTime::now()));
                 }
-                return Ok(self.record);
+                return Ok(match self.guest {
+                    Some(guest) => guest.conclude(self.record),
+                    None => self.record,
+                });
             }
         }
     }
@@ -184,8 +207,9 @@ impl<'a> Watch<'a> {
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         });
         let mut watched = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        let open = self.streams.iter().filter_map(|(_, end, _)| end.as_ref());
-        watched.extend(open.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
+        let open = self.outputs.iter().filter_map(|(_, end, _)| end.as_ref());
+        let control = self.guest.as_ref().and_then(Guest::control);
+        watched.extend(open.map(|end| end.as_fd()).chain(control).map(|end| PollFd::new(end, PollFlags::POLLIN)));
         match poll(&mut watched, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(e) => Err(e.into()),
@@ -194,7 +218,7 @@ impl<'a> Watch<'a> {
 
     fn read_output(&mut self) -> io::Result<()> {
         let mut buffer = [0; 64 * 1024];
-        for (stream, end, splitter) in &mut self.streams {
+        for (stream, end, splitter) in &mut self.outputs {
             // Bounded, so that a workload that never stops talking cannot keep the shim from hearing its daemon.
             for _ in 0..READS_PER_ROUND {
                 let Some(open) = end else { break };
@@ -219,8 +243,11 @@ impl<'a> Watch<'a> {
                 Signal::SIGTERM if !self.record.stopped => {
                     self.record.stopped = true;
                     self.kill_at = Some(Instant::now() + self.grace);
-                    // It may just have ended.
-                    let _ = kill(self.child, Signal::SIGTERM);
+                    match &mut self.guest {
+                        Some(guest) => guest.ask_to_stop(),
+                        // It may just have ended.
+                        None => drop(kill(self.child, Signal::SIGTERM)),
+                    }
                 }
                 Signal::SIGINT => {
                     self.record.stopped = true;
@@ -230,6 +257,20 @@ impl<'a> Watch<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Reads what the guest reports; true when its workload has begun.
+    fn hear_guest(&mut self) -> io::Result<bool> {
+        let Some(guest) = &mut self.guest else { return Ok(false) };
+        let heard = guest.hear()?;
+        match heard {
+            Heard::Nothing => {}
+            // Unless it is to be killed because it was asked to stop.
+            Heard::Running if !self.record.stopped => self.kill_at = None,
+            Heard::Running => {}
+            Heard::Ending => self.kill_at = Some(Instant::now() + VM_POWER_OFF_MAX),
+        }
+        Ok(matches!(heard, Heard::Running))
     }
 
     fn kill_all(&self) {

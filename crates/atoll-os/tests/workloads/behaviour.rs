@@ -30,6 +30,7 @@ pub(crate) fn main(behaviour: &str) -> ExitCode {
         "spin" => loop {
             std::hint::spin_loop();
         },
+        "serve" => serve(),
         "chatter" => (0..50_000).for_each(|number| println!("line {number}")),
         other => panic!("no such behaviour: {other}"),
     }
@@ -76,6 +77,14 @@ fn misbehave() {
     // SAFETY: SYSLOG_ACTION_READ_ALL (3) writes at most the given length into the buffer.
     let log = unsafe { libc::klogctl(3, [0; 64].as_mut_ptr(), 64) };
     report("kernel log", log >= 0);
+}
+
+fn serve() {
+    let listener = std::net::TcpListener::bind(("::", 8080)).expect("listen");
+    println!("ready");
+    for connection in listener.incoming() {
+        connection.expect("a connection").write_all(b"served").expect("write");
+    }
 }
 
 static TERM: AtomicBool = AtomicBool::new(false);
