@@ -87,7 +87,7 @@ impl Observed {
             (Action::Prefetch, outcome) => {
                 let before = self.prefetched.get(&lease).cloned().unwrap_or_default();
                 if let Some(want) = desired.standbys.get(&lease) {
-                    self.prefetched.insert(lease, before.after(want.spec_hash, outcome.is_ok(), now_ms));
+                    self.prefetched.insert(lease, before.after(want.spec_hash, outcome, now_ms));
                 }
                 false
             }
@@ -122,15 +122,18 @@ pub struct Prefetch {
     pub failures: u32,
     /// Ledger time of the next attempt.
     pub retry_at_ms: u64,
+    /// Why the last attempt failed.
+    pub why: Option<String>,
 }
 
 impl Prefetch {
     /// The outcome of an attempt.
     #[must_use]
-    pub fn after(&self, spec_hash: [u8; 32], done: bool, now_ms: u64) -> Self {
+    pub fn after(&self, spec_hash: [u8; 32], outcome: Result<(), String>, now_ms: u64) -> Self {
         let before = if self.spec_hash == spec_hash { self.failures } else { 0 };
-        let failures = if done { 0 } else { before.saturating_add(1) };
-        Self { spec_hash, done, failures, retry_at_ms: now_ms.saturating_add(retry_ms(failures)) }
+        let failures = if outcome.is_ok() { 0 } else { before.saturating_add(1) };
+        let retry_at_ms = now_ms.saturating_add(retry_ms(failures));
+        Self { spec_hash, done: outcome.is_ok(), failures, retry_at_ms, why: outcome.err() }
     }
 }
 

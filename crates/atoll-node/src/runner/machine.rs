@@ -1,0 +1,333 @@
+//! Side effects: one step of the plan on this machine. Every step may be done again after it was interrupted anywhere.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use atoll_base::{
+    LeaseId, NodeId,
+    schema::{Isolation, RegionView},
+    spec::{Health, PrivateSpec},
+};
+use atoll_node_core::{Action, Record, Stage, Want};
+use atoll_os::{
+    cgroup::Limits,
+    limits::LOG_FILE_BYTES,
+    rootfs,
+    shim::{Shim, ShimError, Status},
+    spec::{Engine, ProcessSpec, ShimSpec},
+    workload::WorkloadNetwork,
+};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+
+use super::{
+    Message,
+    health::Watch,
+    vault::{Opened, Vault, VaultError},
+};
+use crate::{
+    config::Checked,
+    images::{Digest, ImageConfig, ImageError, ImageStore, fetch::Fetcher},
+    ledger::follow::Ledger,
+    limits::STOP_PATIENCE,
+    problem::chain,
+};
+
+/// Packet size of a mesh interface that cannot be asked.
+const MTU_DEFAULT: u32 = 1_280;
+
+/// The machine's side of the runner.
+pub(crate) struct Machine {
+    checked: Arc<Checked>,
+    ledger: Ledger,
+    store: ImageStore,
+    fetcher: Fetcher,
+    vault: Vault,
+    view: Mutex<Arc<RegionView>>,
+    problem: Mutex<Option<String>>,
+}
+
+impl Machine {
+    pub(crate) fn new(
+        checked: Arc<Checked>,
+        ledger: Ledger,
+        store: ImageStore,
+        fetcher: Fetcher,
+        vault: Vault,
+    ) -> Self {
+        Self { checked, ledger, store, fetcher, vault, view: Mutex::default(), problem: Mutex::default() }
+    }
+
+    /// Does one step. The error is for people.
+    pub(crate) async fn act(
+        &self,
+        lease: LeaseId,
+        want: &Want,
+        action: Action,
+        news: &mpsc::Sender<Message>,
+    ) -> Result<(), String> {
+        let began = Instant::now();
+        let outcome = match action {
+            Action::Accept | Action::Renew => Ok(()),
+            Action::Fetch => self.fetch(lease, want, true, news).await,
+            Action::Prefetch => self.fetch(lease, want, false, news).await,
+            Action::Prepare => self.prepare(lease, want).await,
+            Action::Start => self.start(lease, want).await,
+            Action::Stop => self.take_away(lease, want).await,
+            Action::Delete => self.delete(lease, want).await,
+        };
+        let took_ms = began.elapsed().as_millis();
+        tracing::debug!(lease = lease.0, action = action.name(), took_ms, ok = outcome.is_ok(), "step");
+        outcome
+    }
+
+    /// Watches a workload until it fails or ends.
+    pub(crate) async fn watch(&self, record: &Record, events: mpsc::Sender<Message>) {
+        let want = &record.want;
+        let health = self.vault.open(record.lease, want.spec_hash).ok().and_then(|opened| opened.spec.health);
+        let web = (want.http_port != 0).then_some(Health::Tcp { port: want.http_port });
+        let watch = Watch {
+            lease: record.lease,
+            starts: record.starts,
+            address: self.checked.net.host(want.workload),
+            check: health.or(web),
+            isolation: want.isolation.unwrap_or(Isolation::Container),
+            healthy: record.stage == Stage::Running,
+        };
+        watch.run(self.shim(record.lease), events).await;
+    }
+
+    /// Takes note of a new view.
+    pub(crate) fn view_changed(&self, view: Arc<RegionView>) {
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+
+    /// What is wrong with the machine.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The image that a workload needs, when its specification is known.
+    pub(crate) fn image_of(&self, lease: LeaseId, want: &Want) -> Option<Digest> {
+        let opened = self.vault.open(lease, want.spec_hash).ok()?;
+        let named = opened.spec.image.digest.parse().ok()?;
+        self.store.resolve(&opened.spec.image.name, named).ok()
+    }
+
+    /// Specification and image onto this machine. `keep`: the specification is stored, because the lease is this node's.
+    async fn fetch(
+        &self,
+        lease: LeaseId,
+        want: &Want,
+        keep: bool,
+        news: &mpsc::Sender<Message>,
+    ) -> Result<(), String> {
+        let spec = self.specification(lease, want, keep).await?;
+        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let others: Vec<NodeId> = view
+            .leases
+            .get(&lease.0)
+            .into_iter()
+            .flat_map(|lease| [lease.node, lease.standby])
+            .filter(|node| !node.is_zero())
+            .map(NodeId::from)
+            .filter(|node| *node != self.checked.id)
+            .collect();
+        let digest = self.fetcher.fetch(&spec.image, &others).await.map_err(|e| e.to_string())?;
+        if news.send(Message::Image { lease, digest }).await.is_err() {
+            tracing::trace!("the runner is gone");
+        }
+        let (store, now_ms) = (self.store.clone(), self.ledger.verified().borrow().now_ms());
+        // A standby unpacks too: taking over is then a matter of starting.
+        blocking(move || {
+            store.refer(digest, now_ms)?;
+            store.unpacked(digest).map(drop)
+        })
+        .await
+        .map_err(|e: ImageError| e.to_string())
+    }
+
+    async fn specification(&self, lease: LeaseId, want: &Want, keep: bool) -> Result<PrivateSpec, String> {
+        if let Ok(opened) = self.vault.open(lease, want.spec_hash) {
+            return Ok(opened.spec);
+        }
+        let view = self
+            .ledger
+            .sealed(want.deployment.0, want.service, self.checked.id)
+            .await
+            .map_err(|e| format!("cannot get the sealed specification: {}", chain(&e)))?;
+        let opened = self.vault.open_view(&view, want.spec_hash).map_err(|e| e.to_string())?;
+        if keep {
+            self.vault.save(lease, &view).map_err(|e| e.to_string())?;
+        }
+        Ok(opened.spec)
+    }
+
+    async fn prepare(&self, lease: LeaseId, want: &Want) -> Result<(), String> {
+        supported(want)?;
+        let opened = self.opened(lease, want)?;
+        let digest = self.image(&opened.spec).map_err(|e| e.to_string())?;
+        let (store, folder) = (self.store.clone(), self.vault.folder(lease));
+        blocking(move || {
+            let image = store.unpacked(digest).map_err(|e| e.to_string())?;
+            rootfs::prepare(&image, &folder).map_err(|e| chain(&e))
+        })
+        .await?;
+        self.network(lease, want).ensure().await.map_err(|e| format!("cannot make its network: {}", chain(&e)))?;
+        Ok(())
+    }
+
+    async fn start(&self, lease: LeaseId, want: &Want) -> Result<(), String> {
+        let opened = self.opened(lease, want)?;
+        let spec = self.shim_spec(lease, want, &opened.spec)?;
+        let shim = self.shim(lease);
+        let status = blocking(move || {
+            shim.start(&spec)?;
+            shim.status()
+        })
+        .await
+        .map_err(|e: ShimError| chain(&e))?;
+        match status {
+            Status::Running(running) => {
+                for lacking in &running.lacking {
+                    tracing::info!(lease = lease.0, lacking, "runs without");
+                }
+                Ok(())
+            }
+            Status::Exited(record) => Err(format!("it {}", record.why())),
+            Status::Starting | Status::Absent | Status::Lost => Err("its process could not be started".to_owned()),
+        }
+    }
+
+    /// Process and network go; root directory, log and specification stay.
+    async fn take_away(&self, lease: LeaseId, want: &Want) -> Result<(), String> {
+        let shim = self.shim(lease);
+        if shim.stop().map_err(|e| chain(&e))? {
+            let patience = STOP_PATIENCE * 2; // the shim itself kills after STOP_PATIENCE
+            if tokio::time::timeout(patience, shim.ended()).await.is_err() {
+                tracing::warn!(lease = lease.0, "its shim does not end and is killed");
+            }
+        }
+        blocking(move || shim.clear()).await.map_err(|e| chain(&e))?;
+        self.network(lease, want).remove().await.map_err(|e| format!("cannot remove its network: {}", chain(&e)))
+    }
+
+    async fn delete(&self, lease: LeaseId, want: &Want) -> Result<(), String> {
+        self.take_away(lease, want).await?;
+        let (shim, folder) = (self.shim(lease), self.vault.folder(lease));
+        blocking(move || {
+            rootfs::remove(&folder).map_err(|e| chain(&e))?;
+            shim.remove().map_err(|e| chain(&e))
+        })
+        .await
+    }
+
+    /// What is left to do when the daemon ends in order.
+    pub(crate) async fn stop(&self) {}
+
+    fn opened(&self, lease: LeaseId, want: &Want) -> Result<Opened, String> {
+        self.vault.open(lease, want.spec_hash).map_err(|e: VaultError| e.to_string())
+    }
+
+    fn image(&self, spec: &PrivateSpec) -> Result<Digest, ImageError> {
+        self.store.resolve(&spec.image.name, spec.image.digest.parse()?)
+    }
+
+    fn shim(&self, lease: LeaseId) -> Shim {
+        Shim::at(self.vault.folder(lease))
+    }
+
+    /// Its name on the machine: other nodes, also of other regions, may share it.
+    fn name(&self, lease: LeaseId) -> String {
+        format!("atoll-{}-{lease}", self.checked.id.short())
+    }
+
+    fn network(&self, lease: LeaseId, want: &Want) -> WorkloadNetwork {
+        let region = self.checked.region.0;
+        let hash = Sha256::digest([&region[..], &self.checked.id.0[..], &lease.0.to_be_bytes()[..]].concat());
+        WorkloadNetwork {
+            namespace: self.name(lease),
+            host_link: format!("at{}", hex::encode(&hash[..6])),
+            address: self.checked.net.host(want.workload),
+            mtu: self.mtu(),
+            micro_vm: want.isolation == Some(Isolation::MicroVm),
+        }
+    }
+
+    fn mtu(&self) -> u32 {
+        let path: PathBuf = ["/sys/class/net", &self.checked.config.interface, "mtu"].iter().collect();
+        fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(MTU_DEFAULT)
+    }
+
+    fn shim_spec(&self, lease: LeaseId, want: &Want, spec: &PrivateSpec) -> Result<ShimSpec, String> {
+        let digest = self.image(spec).map_err(|e| e.to_string())?;
+        let manifest = self.store.manifest(digest).map_err(|e| e.to_string())?;
+        let config = self.store.image_config(&manifest).map_err(|e| e.to_string())?;
+        let network = self.network(lease, want);
+        let region = &self.checked.charter.name;
+        Ok(ShimSpec {
+            name: self.name(lease),
+            engine: Engine::Container { root: self.vault.folder(lease).join("root"), binds: Vec::new() },
+            process: process(spec, &config),
+            hostname: want.service_name.clone(),
+            network_namespace: network.namespace,
+            dns: vec![IpAddr::V6(self.checked.address())],
+            dns_search: vec![format!("{}.{region}", want.deployment_name)],
+            hosts: vec![(IpAddr::V6(network.address), want.service_name.clone())],
+            limits: Limits {
+                cpu_milli: want.needs.cpu_milli,
+                memory_bytes: want.needs.memory_bytes,
+                pids_max: spec.pids_max,
+            },
+            stop_grace_ms: u64::try_from(STOP_PATIENCE.as_millis()).unwrap_or(u64::MAX),
+            log_file_bytes: LOG_FILE_BYTES,
+        })
+    }
+}
+
+/// What the image says, replaced and completed by what the deployment says.
+fn process(spec: &PrivateSpec, config: &ImageConfig) -> ProcessSpec {
+    let entrypoint = spec.entrypoint.clone().or_else(|| config.entrypoint.clone()).unwrap_or_default();
+    // As in Docker and Compose: a new entrypoint makes the image's command meaningless.
+    let command = match (&spec.command, &spec.entrypoint) {
+        (Some(command), _) => command.clone(),
+        (None, Some(_)) => Vec::new(),
+        (None, None) => config.cmd.clone().unwrap_or_default(),
+    };
+    let image_env = config.env.iter().flatten().filter_map(|pair| pair.split_once('='));
+    let mut env: Vec<(String, String)> = image_env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    env.extend(spec.env.iter().cloned());
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    ProcessSpec {
+        args: entrypoint.into_iter().chain(command).collect(),
+        env,
+        working_dir: spec.working_dir.clone().or_else(|| given(&config.working_dir)).unwrap_or_else(|| "/".to_owned()),
+        user: spec.user.clone().or_else(|| given(&config.user)),
+    }
+}
+
+fn supported(want: &Want) -> Result<(), String> {
+    match want.isolation {
+        Some(Isolation::Container) => Ok(()),
+        Some(Isolation::MicroVm) => {
+            Err("this node cannot run micro-VMs: deploy the service with `isolation: container`".to_owned())
+        }
+        None => Err("the ledger asks for a kind of isolation that this version does not know: update the node".to_owned()),
+    }
+}
+
+/// Disk and process work off the event loop.
+async fn blocking<T: Send + 'static, E: Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // Blocking tasks are never cancelled; a panic in one is a bug that must not be hidden.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
