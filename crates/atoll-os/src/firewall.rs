@@ -21,6 +21,9 @@ use tokio::{io::AsyncWriteExt, process::Command};
 
 use crate::limits::{FIREWALL_PEERS_MAX, FIREWALL_WORKLOADS_MAX};
 
+/// The program that talks to the kernel.
+pub(crate) const NFT: &str = "nft";
+
 /// The rules could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
@@ -267,7 +270,7 @@ fn drop_it() -> Value {
 }
 
 async fn run(table: &str, transaction: &Value) -> Result<(), FirewallError> {
-    let spawned = Command::new("nft")
+    let spawned = Command::new(NFT)
         .args(["-j", "-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

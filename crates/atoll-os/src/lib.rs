@@ -29,6 +29,7 @@ pub mod limits;
 pub mod link;
 pub mod log;
 pub mod netns;
+pub mod probe;
 pub mod process;
 pub mod rootfs;
 mod seccomp;
