@@ -7,7 +7,7 @@ use rand_chacha::ChaCha20Rng;
 
 use crate::{
     handshake::{HandshakeError, Local, Proven, Responder, Scope},
-    limits::{ACCEPT_TIMEOUT, PENDING_ACCEPTS_MAX},
+    limits::{ACCEPT_TIMEOUT, EARLY_FRAMES_MAX, PENDING_ACCEPTS_MAX},
     time::Time,
     transport::{RawKeys, Transport},
     wire::{Frame, RegionMac},
@@ -27,6 +27,17 @@ struct Pending<K> {
     local_index: u32,
     remote_index: u32,
     began: Time,
+    /// Data frames that overtook the third message.
+    early: Vec<Vec<u8>>,
+}
+
+/// A handshake that is done.
+pub(crate) struct Accepted<K> {
+    pub(crate) from: K,
+    pub(crate) proven: Proven,
+    pub(crate) transport: Transport,
+    /// Data frames that came before their time.
+    pub(crate) early: Vec<Vec<u8>>,
 }
 
 impl<K: Copy + Eq> Acceptor<K> {
@@ -37,6 +48,15 @@ impl<K: Copy + Eq> Acceptor<K> {
     /// Whether a half-open handshake owns this index.
     pub(crate) fn owns(&self, index: u32) -> bool {
         self.pending.iter().any(|pending| pending.local_index == index)
+    }
+
+    /// Keeps a data frame until its handshake is done; false if there is no such handshake.
+    pub(crate) fn keep_early(&mut self, index: u32, frame: &[u8]) -> bool {
+        let Some(pending) = self.pending.iter_mut().find(|pending| pending.local_index == index) else { return false };
+        if pending.early.len() < EARLY_FRAMES_MAX {
+            pending.early.push(frame.to_vec());
+        }
+        true
     }
 
     /// Answers a first message with the frame that is to be sent back.
@@ -70,6 +90,7 @@ impl<K: Copy + Eq> Acceptor<K> {
             local_index: fresh_index,
             remote_index: sender,
             began: now,
+            early: Vec::new(),
         });
         Ok(answer)
     }
@@ -81,7 +102,7 @@ impl<K: Copy + Eq> Acceptor<K> {
         index: u32,
         noise: &[u8],
         now: Time,
-    ) -> Option<Result<(K, Proven, Transport), HandshakeError>> {
+    ) -> Option<Result<Accepted<K>, HandshakeError>> {
         let at = self.pending.iter().position(|pending| pending.local_index == index)?;
         let pending = &mut self.pending[at];
         let (proven, keys): (Proven, RawKeys) = match pending.responder.finish(local, noise) {
@@ -89,8 +110,7 @@ impl<K: Copy + Eq> Acceptor<K> {
             Err(error) => return Some(Err(error)),
         };
         let transport = Transport::new(&keys, pending.local_index, pending.remote_index, false, now);
-        let from = pending.from;
-        self.pending.remove(at);
-        Some(Ok((from, proven, transport)))
+        let pending = self.pending.remove(at)?;
+        Some(Ok(Accepted { from: pending.from, proven, transport, early: pending.early }))
     }
 }

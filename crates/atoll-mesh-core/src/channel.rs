@@ -120,10 +120,10 @@ impl Channel {
     }
 
     /// Both ends started: whether this end lets the other's handshake win. The lower ephemeral key wins; both ends
-    /// see the same two keys. An attacker who forges a low key gains nothing, for the own handshake goes on all the
+    /// see the same two keys. (The same key twice is this node calling itself, which the handshake brings to light.) An attacker who forges a low key gains nothing, for the own handshake goes on all the
     /// same until another is complete.
     pub(crate) fn yields_to(&self, noise: &[u8]) -> bool {
-        self.initiation.as_ref().is_none_or(|initiation| noise < initiation.noise.as_slice())
+        self.initiation.as_ref().is_none_or(|initiation| noise <= initiation.noise.as_slice())
     }
 
     /// The other end's first message lost against ours: remind it of ours.

@@ -15,6 +15,8 @@ pub const CONTROL_BYTES_MAX: usize = 1100;
 pub const LINKS_MAX: usize = 512;
 /// Handshakes that neighbours (or far nodes) began and that wait for their last message.
 pub const PENDING_ACCEPTS_MAX: usize = 256;
+/// Data frames that overtook the last message of their handshake, and wait for it.
+pub const EARLY_FRAMES_MAX: usize = 4;
 /// Handshake messages that are answered each second; more are dropped (a flood must not eat the processor).
 pub const HANDSHAKES_PER_SECOND_MAX: u32 = 500;
 /// "I do not know this session" hints that are sent each second.
@@ -84,6 +86,9 @@ pub const HEARD_MAX: Duration = Duration::from_millis(2500);
 pub const LINK_FORGET: Duration = Duration::from_secs(60);
 /// A timer that fires this late says that the process did not run, and nothing about the neighbour.
 pub const LATE_TIMER: Duration = Duration::from_millis(100);
+
+/// A peer that turned out to be this node itself is called again after this time.
+pub const SELF_PAUSE: Duration = Duration::from_secs(60);
 
 /// Cost of a link besides its delay.
 pub const LINK_COST: u32 = 96;

@@ -102,6 +102,13 @@ impl Liveness {
         self.probes = 0;
     }
 
+    /// Something hints that the other end may have changed; whether it is to be probed at once.
+    pub(crate) fn handle_hint(&mut self, now: Time) -> bool {
+        let is_silent = self.is_up && now.since(self.heard) >= PROBE_AFTER_UNANSWERED;
+        self.must_greet |= is_silent;
+        is_silent
+    }
+
     /// Data goes out; whether the deadline came closer.
     pub(crate) fn handle_sent(&mut self, now: Time) -> bool {
         let is_first = self.unanswered_since.is_none();

@@ -221,9 +221,18 @@ impl Mesh {
         if Beacon::of(self.network, 0).hash == beacon.hash {
             return;
         }
-        let is_up = self.links.values().any(|link| link.is_at(endpoint) && link.liveness.is_up());
-        if !is_up {
-            self.add_peer(endpoint, Origin::Discovered, now);
+        let up = self.links.iter_mut().find(|(_, link)| link.is_at(endpoint) && link.liveness.is_up());
+        match up {
+            // It may have started anew: a probe finds out, and soon.
+            Some((id, link)) => {
+                if link.liveness.handle_hint(now) {
+                    let timer = Timer::Link(*id);
+                    self.timers.no_later_than(timer, now);
+                }
+            }
+            None => {
+                self.add_peer(endpoint, Origin::Discovered, now);
+            }
         }
     }
 

@@ -6,10 +6,11 @@ use atoll_base::MeshAddr;
 
 use super::{Event, LinkId, Mesh, Origin};
 use crate::{
+    accept::Accepted,
     channel::Channel,
     control::{self, Control, ControlWriter, Hello},
     handshake::{Proven, Scope},
-    limits::{HANDSHAKE_RETRY_MAX, LINK_FORGET, LINKS_MAX},
+    limits::{HANDSHAKE_RETRY_MAX, LINK_FORGET, LINKS_MAX, SELF_PAUSE},
     liveness::{Action, Liveness},
     time::Time,
     timers::Timer,
@@ -26,8 +27,8 @@ pub(super) struct Link {
     pub(super) channel: Channel,
     pub(super) liveness: Liveness,
     pub(super) peer: Option<Proven>,
-    /// The handshake proved that the other end is this node itself.
-    pub(super) is_self: bool,
+    /// The handshake proved that the other end is this node itself: do not call before this time.
+    self_until: Option<Time>,
     down_since: Time,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
@@ -42,7 +43,7 @@ impl Link {
             channel: Channel::default(),
             liveness: Liveness::new(now),
             peer: None,
-            is_self: false,
+            self_until: None,
             down_since: now,
             rx_bytes: 0,
             tx_bytes: 0,
@@ -59,6 +60,11 @@ impl Link {
             self.origin = origin;
         }
         self.dial = Some(endpoint);
+    }
+
+    /// Whether the last handshake led to this node itself.
+    pub(super) const fn is_self(&self) -> bool {
+        self.self_until.is_some()
     }
 
     /// Where handshakes go: to where the neighbour was last heard, or, if it is not heard, to where it should be.
@@ -125,7 +131,10 @@ impl Mesh {
             !is_self
         };
         let result = link.channel.handle_response(&self.local, &self.mac, message, expect, now);
-        link.is_self |= is_self;
+        if is_self {
+            link.self_until = Some(now + SELF_PAUSE);
+            self.timers.set(Timer::Link(id), link.self_until);
+        }
         match result {
             Ok((proven, frame)) => {
                 link.endpoint = from;
@@ -138,8 +147,8 @@ impl Mesh {
 
     pub(super) fn handle_link_finish(&mut self, index: u32, noise: &[u8], now: Time) {
         match self.link_accepts.finish(&self.local, index, noise, now) {
-            Some(Ok((_, proven, _))) if proven.node == self.local.node => {}
-            Some(Ok((from, proven, transport))) => {
+            Some(Ok(accepted)) if accepted.proven.node == self.local.node => {}
+            Some(Ok(Accepted { from, proven, transport, early: _ })) => {
                 let Some(id) = self.link_for(from, &proven, now) else { return };
                 let Some(link) = self.links.get_mut(&id) else { return };
                 link.endpoint = from;
@@ -204,8 +213,12 @@ impl Mesh {
 
     pub(super) fn handle_link_timeout(&mut self, id: LinkId, scheduled: Time, now: Time) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        if link.is_self {
-            return;
+        if let Some(until) = link.self_until {
+            if now < until {
+                self.timers.set(Timer::Link(id), Some(until));
+                return;
+            }
+            link.self_until = None;
         }
         if let Some(frame) = link.channel.handle_timeout(now) {
             let to = link.target();

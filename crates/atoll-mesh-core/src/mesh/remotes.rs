@@ -6,6 +6,7 @@ use atoll_base::{MeshAddr, NodeId};
 
 use super::{Event, LinkId, Mesh};
 use crate::{
+    accept::Accepted,
     channel::Channel,
     handshake::{Proven, Scope},
     limits::{HOP_LIMIT, MTU, QUEUED_PACKETS_MAX, REMOTE_IDLE, REMOTES_MAX},
@@ -186,7 +187,7 @@ impl Mesh {
 
     fn handle_remote_finish(&mut self, source: MeshAddr, index: u32, noise: &[u8], now: Time) {
         match self.remote_accepts.finish(&self.local, index, noise, now) {
-            Some(Ok((from, proven, transport))) => {
+            Some(Ok(Accepted { from, proven, transport, early })) => {
                 if from != source || MeshAddr::of(self.local.region, proven.node) != source {
                     return self.counters.dropped_forged += 1;
                 }
@@ -194,6 +195,9 @@ impl Mesh {
                 remote.channel.accept(transport, now);
                 self.handle_remote_established(source, proven, now);
                 self.send_sealed(source, &[], now);
+                for mut frame in early {
+                    self.handle_end_to_end(source, &mut frame, now);
+                }
             }
             Some(Err(_)) => self.counters.dropped_forged += 1,
             None => {
@@ -212,8 +216,11 @@ impl Mesh {
             Some(Err(OpenError::Replayed)) => return self.counters.dropped_replayed += 1,
             Some(Err(OpenError::Forged)) => return self.counters.dropped_forged += 1,
             Some(Err(OpenError::Expired)) | None => {
+                if self.remote_accepts.keep_early(index, data) {
+                    return;
+                }
                 self.counters.dropped_unknown_session += 1;
-                if !self.remote_accepts.owns(index) && self.hint_rate.allow(now) {
+                if self.hint_rate.allow(now) {
                     let hint = self.mac.build(&Frame::Unknown { index });
                     self.send_end_to_end(source, &hint, now);
                 }

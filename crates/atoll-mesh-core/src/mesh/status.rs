@@ -124,7 +124,7 @@ impl Mesh {
             endpoint: link.endpoint,
             origin: link.origin,
             is_up: link.liveness.is_up(),
-            is_self: link.is_self,
+            is_self: link.is_self(),
             rtt: link.liveness.rtt(),
             rx_bytes: link.rx_bytes,
             tx_bytes: link.tx_bytes,
