@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use atoll_api::mesh::{self as api_types, MeshStatus};
@@ -12,7 +12,7 @@ use atoll_mesh_core::{Event, Mesh, Origin, Settings, Tuning, beacon::Beacon, lim
 use atoll_os::tun::{Tun, TunConfig};
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -62,7 +62,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         peers.into_iter().map(|peer| StaticPeer { peer, endpoint: None, silent_since: Instant::now() }).collect();
     let socket = config.socket.clone();
     let mut daemon = Daemon { config, node, mesh, io, discovery, peers };
-    let result = daemon.run(requests, shutdown).await;
+    let result = daemon.run(requests, endpoints, shutdown).await;
+    resolver.abort();
 
     let _ = stop.send(());
     let _ = timeout(API_STOP_MAX, server).await;
@@ -91,11 +92,10 @@ impl Daemon {
     async fn run(
         &mut self,
         mut requests: mpsc::Receiver<api::Request>,
+        mut endpoints: mpsc::Receiver<(usize, SocketAddr)>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         tokio::pin!(shutdown);
-        let mut resolve = interval(RESOLVE_INTERVAL);
-        resolve.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beacon = interval(BEACON_INTERVAL);
         beacon.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let timer = sleep_until(Instant::now());
@@ -120,7 +120,7 @@ impl Daemon {
                     // Whoever asked may have gone away.
                     let _ = request.send(self.snapshot());
                 }
-                _ = resolve.tick() => self.resolve_peers().await,
+                Some((peer, endpoint)) = endpoints.recv() => self.place_peer(peer, endpoint),
                 _ = beacon.tick(), if self.discovery.is_some() => self.send_beacon(),
                 (from, heard) = next_beacon(self.discovery.as_ref()) => {
                     self.mesh.handle_beacon(from, &heard, self.io.now());
@@ -148,21 +148,14 @@ impl Daemon {
         }
     }
 
-    /// Looks up where static peers are. Addresses without name or interface stay as they are.
-    async fn resolve_peers(&mut self) {
-        for peer in &mut self.peers {
-            if peer.endpoint.is_some() && matches!(peer.peer.host, Host::Address(_)) {
-                continue;
-            }
-            // A name server that does not answer must not hold up the packets.
-            let found = timeout(Duration::from_millis(200), peer.peer.resolve()).await.ok().flatten();
-            let Some(endpoint) = found.filter(|found| peer.endpoint != Some(*found)) else { continue };
-            let now = self.io.now();
-            if let Some(old) = peer.endpoint.replace(endpoint) {
-                self.mesh.remove_peer(old, now);
-            }
-            self.mesh.add_peer(endpoint, Origin::Static, now);
+    /// Calls a static peer where it was found to be now.
+    fn place_peer(&mut self, index: usize, endpoint: SocketAddr) {
+        let now = self.io.now();
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        if let Some(old) = peer.endpoint.replace(endpoint) {
+            self.mesh.remove_peer(old, now);
         }
+        self.mesh.add_peer(endpoint, Origin::Static, now);
     }
 
     fn send_beacon(&mut self) {
@@ -246,6 +239,29 @@ impl Daemon {
         }
         problems.extend(self.discovery.iter().flat_map(Discovery::problems).cloned());
         problems
+    }
+}
+
+/// Looks up where static peers are, again and again for those that may move, and tells each change.
+async fn resolve(peers: Vec<Peer>, found: mpsc::Sender<(usize, SocketAddr)>) {
+    let mut known = vec![None; peers.len()];
+    loop {
+        for (index, peer) in peers.iter().enumerate() {
+            let is_settled = known[index].is_some() && matches!(peer.host, Host::Address(_));
+            if is_settled {
+                continue;
+            }
+            let Some(endpoint) = peer.resolve().await.filter(|found| known[index] != Some(*found)) else { continue };
+            known[index] = Some(endpoint);
+            if found.send((index, endpoint)).await.is_err() {
+                return;
+            }
+        }
+        if peers.iter().all(|peer| matches!(peer.host, Host::Address(_))) {
+            // Nothing to look up ever again; the other end of the channel stays open.
+            core::future::pending::<()>().await;
+        }
+        sleep(RESOLVE_INTERVAL).await;
     }
 }
 
