@@ -1,0 +1,201 @@
+//! The members of a region on this machine: which daemons each has, and with which configuration.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::Result;
+use atoll_base::{Charter, MeshAddr, NodeId, RegionId, schema::Capacity};
+
+use super::{layout::Layout, settings::Settings};
+
+/// Port of consensus, on mesh addresses.
+const CONSENSUS_PORT: u16 = 4871;
+/// Port of JSON-RPC on mesh addresses.
+const RPC_MESH_PORT: u16 = 8545;
+/// The mesh's interface in every member's network.
+pub const MESH_INTERFACE: &str = "atoll0";
+/// The interface by which a lab member reaches the bridge.
+pub const LAB_INTERFACE: &str = "eth0";
+/// The bridge that joins a lab's members.
+pub const LAB_BRIDGE: &str = "atoll-br";
+
+/// A daemon's job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Carries packets.
+    Mesh,
+    /// Orders transactions.
+    Ledger,
+    /// Runs workloads, or only the gateway.
+    Node,
+}
+
+impl Role {
+    /// Name of the subcommand, of files and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mesh => "mesh",
+            Self::Ledger => "ledger",
+            Self::Node => "node",
+        }
+    }
+}
+
+/// One machine of the region, real or in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// `home`; in a lab `host`, `v1`…, `n1`….
+    pub name: String,
+    /// Whether it votes.
+    pub validator: bool,
+    /// Whether it offers capacity.
+    pub capacity: bool,
+    /// Whether people on this machine reach the region through it.
+    pub gateway: bool,
+    /// Network namespace; the machine's own when absent.
+    pub namespace: Option<String>,
+}
+
+impl Member {
+    /// Its daemons, in the order in which they start.
+    pub fn roles(&self) -> Vec<Role> {
+        let mut roles = vec![Role::Mesh];
+        roles.extend(self.validator.then_some(Role::Ledger));
+        roles.extend((self.capacity || self.gateway).then_some(Role::Node));
+        roles
+    }
+}
+
+/// All members that the settings ask for.
+pub fn members(settings: &Settings) -> Vec<Member> {
+    let region = &settings.region.name;
+    if settings.size.is_single() {
+        return vec![Member { name: region.clone(), validator: true, capacity: true, gateway: true, namespace: None }];
+    }
+    let inside = |name: String, validator| Member {
+        namespace: Some(format!("{region}-{name}")),
+        name,
+        validator,
+        capacity: !validator,
+        gateway: false,
+    };
+    let host = Member { name: "host".into(), validator: false, capacity: false, gateway: true, namespace: None };
+    std::iter::once(host)
+        .chain((1..=settings.size.validators).map(|i| inside(format!("v{i}"), true)))
+        .chain((1..=settings.size.nodes).map(|i| inside(format!("n{i}"), false)))
+        .collect()
+}
+
+/// What the daemons' configurations follow from.
+pub struct Plan<'a> {
+    /// Paths.
+    pub layout: &'a Layout,
+    /// The owner's wishes.
+    pub settings: &'a Settings,
+    /// The region.
+    pub charter: &'a Charter,
+    /// What one node offers.
+    pub capacity: Capacity,
+}
+
+impl Plan<'_> {
+    /// The text of one daemon's configuration file.
+    pub fn config(&self, member: &Member, role: Role) -> Result<String> {
+        Ok(match role {
+            Role::Mesh => toml::to_string_pretty(&self.mesh(member))?,
+            Role::Ledger => toml::to_string_pretty(&self.ledger(member))?,
+            Role::Node => toml::to_string_pretty(&self.node(member))?,
+        })
+    }
+
+    fn region(&self) -> RegionId {
+        self.charter.region_id()
+    }
+
+    fn mesh(&self, member: &Member) -> atoll_mesh::Config {
+        let lab = !self.settings.size.is_single();
+        let mut discovery = self.settings.mesh.discovery.clone();
+        if lab {
+            discovery = vec![if member.namespace.is_some() { LAB_INTERFACE } else { LAB_BRIDGE }.to_owned()];
+        }
+        atoll_mesh::Config {
+            identity: self.layout.identity(&member.name),
+            region: self.region(),
+            interface: MESH_INTERFACE.to_owned(),
+            listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), self.settings.ports.mesh),
+            peers: if member.namespace.is_none() { self.settings.mesh.peers.clone() } else { Vec::new() },
+            discovery,
+            socket: self.layout.daemon_socket(&member.name, Role::Mesh.name()),
+        }
+    }
+
+    fn ledger(&self, member: &Member) -> atoll_ledger::Config {
+        let port = if member.namespace.is_some() { RPC_MESH_PORT } else { self.settings.ports.rpc };
+        atoll_ledger::Config {
+            identity: self.layout.identity(&member.name),
+            charter: self.layout.charter(),
+            data: self.layout.daemon_data(&member.name, Role::Ledger.name()),
+            p2p_port: CONSENSUS_PORT,
+            rpc: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)],
+            rpc_mesh_port: Some(RPC_MESH_PORT),
+        }
+    }
+
+    fn node(&self, member: &Member) -> atoll_node::Config {
+        let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.settings.ports.rpc);
+        let own = member.validator.then(|| format!("http://{loopback}"));
+        let gateway = if member.gateway {
+            let port = self.settings.ports.gateway;
+            vec![
+                SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
+                SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port),
+            ]
+        } else {
+            Vec::new()
+        };
+        atoll_node::Config {
+            identity: self.layout.identity(&member.name),
+            charter: self.layout.charter(),
+            data: self.layout.daemon_data(&member.name, Role::Node.name()),
+            socket: self.layout.daemon_socket(&member.name, Role::Node.name()),
+            servers: own.into_iter().chain(self.validator_urls()).collect(),
+            capacity: member.capacity.then_some(self.capacity),
+            labels: self.settings.labels.get(&member.name).cloned().unwrap_or_default(),
+            gateway,
+            rpc_forward: (member.gateway && !member.validator).then_some(loopback),
+            interface: MESH_INTERFACE.to_owned(),
+        }
+    }
+
+    fn validator_urls(&self) -> impl Iterator<Item = String> {
+        let region = self.region();
+        self.charter.validators.iter().map(move |validator| {
+            let node: NodeId = validator.node();
+            format!("http://[{}]:{RPC_MESH_PORT}", MeshAddr::of(region, node).node())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::up::settings::{Ports, Size};
+
+    #[test]
+    fn one_machine_has_one_member_with_every_role() {
+        let members = members(&Settings::new("home", Size::default(), Ports::default()));
+        assert_eq!(members.len(), 1);
+        assert_eq!(members[0].roles(), [Role::Mesh, Role::Ledger, Role::Node]);
+        assert_eq!(members[0].namespace, None);
+    }
+
+    #[test]
+    fn a_lab_gives_each_validator_and_node_a_namespace() {
+        let members = members(&Settings::new("lab", Size { validators: 4, nodes: 3 }, Ports::default()));
+        assert_eq!(members.len(), 8);
+        assert_eq!(members.iter().filter(|m| m.namespace.is_some()).count(), 7);
+        assert_eq!(members[0].roles(), [Role::Mesh, Role::Node]);
+        assert_eq!(members[1].roles(), [Role::Mesh, Role::Ledger]);
+        assert_eq!(members[7].roles(), [Role::Mesh, Role::Node]);
+        assert_eq!(members[7].namespace.as_deref(), Some("lab-n3"));
+    }
+}
