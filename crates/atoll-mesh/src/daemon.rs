@@ -58,6 +58,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     });
     let server = tokio::spawn(server.into_future());
 
+    let (found, endpoints) = mpsc::channel(REQUESTS_MAX);
+    let resolver = tokio::spawn(resolve(peers.clone(), found));
     let peers =
         peers.into_iter().map(|peer| StaticPeer { peer, endpoint: None, silent_since: Instant::now() }).collect();
     let socket = config.socket.clone();
