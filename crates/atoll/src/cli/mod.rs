@@ -9,6 +9,7 @@ mod logs;
 mod money;
 pub(crate) mod nodes;
 pub(crate) mod output;
+mod proven;
 mod ps;
 pub(crate) mod region;
 mod rm;

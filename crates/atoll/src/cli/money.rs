@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{
     failure::OrFail as _,
     output,
+    proven::{self, Balance},
     region::{self, Region},
 };
 use crate::amount;
@@ -48,20 +49,21 @@ pub(crate) fn run(args: &WalletArgs, state: Option<&Path>) -> Result<ExitCode> {
 
 async fn show(region: &Region, as_json: bool) -> Result<ExitCode> {
     let address = region.wallet()?.address();
-    let balance = region.explain("cannot read the balance", region.rpc.balance(address).await)?;
+    let Balance { units: balance, height } = proven::balance(region, address).await?;
     let currency = &region.charter.currency;
     if as_json {
         output::print_json(&json!({
             "address": address,
             "balance": amount::exact(balance),
             "balance_units": balance.to_string(),
+            "proven_height": height,
             "symbol": currency.symbol,
             "chain_id": region.charter.chain_id,
             "region": region.id,
         }))?;
     } else {
         output::print(&format!(
-            "Address   {address}\nBalance   {} {}\nCurrency  {}\nChain id  {}\n",
+            "Address   {address}\nBalance   {} {}, proven at block {height}\nCurrency  {}\nChain id  {}\n",
             amount::exact(balance),
             currency.symbol,
             currency.name,

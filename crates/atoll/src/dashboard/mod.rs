@@ -9,7 +9,7 @@ mod page;
 mod snapshot;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

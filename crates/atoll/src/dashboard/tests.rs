@@ -135,6 +135,33 @@ fn text(snapshot: &Snapshot) -> String {
     page::render(snapshot, &Links::of("localhost:8088", "home")).into_string()
 }
 
+/// A charter of a region that never lived.
+pub(crate) fn charter(validators: Vec<atoll_base::charter::Validator>) -> atoll_base::Charter {
+    atoll_base::Charter {
+        version: 1,
+        name: "home".into(),
+        chain_id: 7,
+        created_ms: 0,
+        currency: atoll_base::charter::Currency { name: "Home coin".into(), symbol: "HOME".into() },
+        prices: atoll_base::charter::Prices {
+            cpu_core_hour: U256::ONE,
+            memory_gib_hour: U256::ONE,
+            disk_gib_hour: U256::ONE,
+            gas: 1,
+        },
+        timing: atoll_base::charter::Timing {
+            block_min_ms: 50,
+            block_idle_ms: 1000,
+            heartbeat_ms: 1000,
+            heartbeat_timeout_ms: 5000,
+            settle_ms: 60_000,
+        },
+        validators,
+        allocations: vec![],
+        treasury: Address::ZERO,
+    }
+}
+
 #[test]
 fn the_page_tells_what_a_person_wants_to_know() {
     let page = text(&snapshot());
@@ -209,33 +236,10 @@ fn the_largest_page_stays_small() {
 async fn without_a_ledger_the_page_says_so() {
     use tower::ServiceExt as _;
     let folder = tempfile::tempdir().expect("a folder");
-    let charter: atoll_base::Charter = atoll_base::Charter {
-        version: 1,
-        name: "home".into(),
-        chain_id: 7,
-        created_ms: 0,
-        currency: atoll_base::charter::Currency { name: "Home coin".into(), symbol: "HOME".into() },
-        prices: atoll_base::charter::Prices {
-            cpu_core_hour: U256::ONE,
-            memory_gib_hour: U256::ONE,
-            disk_gib_hour: U256::ONE,
-            gas: 1,
-        },
-        timing: atoll_base::charter::Timing {
-            block_min_ms: 50,
-            block_idle_ms: 1000,
-            heartbeat_ms: 1000,
-            heartbeat_timeout_ms: 5000,
-            settle_ms: 60_000,
-        },
-        validators: vec![],
-        allocations: vec![],
-        treasury: Address::ZERO,
-    };
     // A port that was just free: nobody answers there.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     let node = atoll_api::UnixClient::new(folder.path().join("node.sock"));
-    let router = router(Source::new(charter, &[format!("http://{closed}")], node));
+    let router = router(Source::new(charter(vec![]), &[format!("http://{closed}")], node));
     let get = async |path: &str| {
         let request =
             axum::http::Request::get(path).header("host", "localhost:8088").body(Body::empty()).expect("valid");

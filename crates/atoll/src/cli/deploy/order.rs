@@ -1,12 +1,12 @@
 //! The order: quote, consent, encryption, transaction.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::BTreeSet;
 
 use alloy_primitives::{B256, U256};
 use alloy_sol_types::{SolCall as _, SolEvent as _};
 use anyhow::Result;
 use atoll_base::{
-    contracts::{DEPLOYMENTS, IDeployments, INodes, NODES},
+    contracts::{DEPLOYMENTS, IDeployments},
     seal::{self, ContentKey},
 };
 
@@ -14,7 +14,7 @@ use super::{plan::Plan, price::Wish};
 use crate::{
     cli::{
         failure::{OrFail as _, fail},
-        output,
+        output, proven,
         region::{Region, short_node},
     },
     rpc::{ContractError, Receipt, RpcError},
@@ -140,21 +140,20 @@ impl Order<'_> {
         region: &Region,
         placements: &[IDeployments::Placement],
     ) -> Result<(Vec<IDeployments::Service>, Vec<IDeployments::SealedKey>)> {
-        let mut recipients: BTreeMap<(u32, B256), B256> = BTreeMap::new();
+        let known = proven::sealing_keys(region).await?;
+        let mut recipients: BTreeSet<(u32, B256)> = BTreeSet::new();
         for placement in placements {
-            for node in [placement.node, placement.standby].into_iter().filter(|node| !node.is_zero()) {
-                if let Entry::Vacant(entry) = recipients.entry((placement.service, node)) {
-                    let asked = region.rpc.call(NODES, &INodes::getCall { id: node }).await;
-                    entry.insert(region.explain("cannot learn the key of a node", asked)?.sealingKey);
-                }
-            }
+            let nodes = [placement.node, placement.standby].into_iter().filter(|node| !node.is_zero());
+            recipients.extend(nodes.map(|node| (placement.service, node)));
         }
         let (mut services, mut keys) = (Vec::new(), Vec::new());
         for (index, service) in (0_u32..).zip(&self.plan.services) {
             let key = ContentKey(rand::random());
             let sealed = seal::seal_content(&key, &service.plaintext);
             services.push(IDeployments::Service { sealedSpec: sealed.into(), ..service.public.clone() });
-            for ((_, node), recipient) in recipients.range((index, B256::ZERO)..=(index, B256::repeat_byte(0xff))) {
+            for (_, node) in recipients.range((index, B256::ZERO)..=(index, B256::repeat_byte(0xff))) {
+                let unknown = || fail(format!("node {} is not registered", short_node(*node)), "try again");
+                let recipient = known.get(node).ok_or_else(unknown)?;
                 let sealed = seal::seal_key(&recipient.0, &key, rand::random()).or_fail(
                     || format!("cannot encrypt for node {}", short_node(*node)),
                     || "its provider must register it again",
