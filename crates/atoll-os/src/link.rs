@@ -210,6 +210,16 @@ impl Links {
         Ok(self.message(name).await?.is_some_and(|message| message.header.flags.contains(LinkFlags::Up)))
     }
 
+    /// The largest packet of a link, if there is one of this name. (`/sys/class/net` shows another namespace's links
+    /// to a process that entered this one without a mount namespace of its own.)
+    pub async fn mtu(&self, name: &str) -> Result<Option<u32>, LinkError> {
+        let attributes = self.message(name).await?.map(|message| message.attributes).unwrap_or_default();
+        Ok(attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(mtu),
+            _ => None,
+        }))
+    }
+
     /// Sets the largest packet of a link.
     pub async fn ensure_mtu(&self, name: &str, mtu: u32) -> Result<(), LinkError> {
         let message = LinkUnspec::new_with_index(self.require(name).await?).mtu(mtu).build();

@@ -69,7 +69,10 @@ fn a_workload_is_a_host_of_its_own() {
     let workload = node.block_on(async || {
         let namespace = network.ensure().await.unwrap();
         network.ensure().await.unwrap();
-        Links::here().unwrap().ensure_address("lo", node_address.into(), 128).await.unwrap();
+        let links = Links::here().unwrap();
+        links.ensure_address("lo", node_address.into(), 128).await.unwrap();
+        assert_eq!(links.mtu(&network.host_link).await.unwrap(), Some(1300));
+        assert_eq!(links.mtu("absent").await.unwrap(), None);
         Scratch(namespace)
     });
     assert!(reaches(&node, &workload, network.address));

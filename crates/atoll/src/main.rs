@@ -22,10 +22,15 @@ use crate::cli::{Cli, failure, telemetry};
 fn main() -> ExitCode {
     telemetry::install_panic_hook();
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == "shim") {
+    match arguments.next() {
         // A workload's shim forks, so it must run before anything starts a thread. Only the node daemon calls it.
-        telemetry::install(true);
-        return atoll_os::shim::main(arguments);
+        Some(first) if first == "shim" => {
+            telemetry::install(true);
+            return atoll_os::shim::main(arguments);
+        }
+        // The first program of a micro-VM's guest: the same holds, and there is nobody else on that machine.
+        Some(first) if first == "guest-init" => return atoll_os::guest::main(),
+        _ => {}
     }
     let cli = Cli::parse();
     telemetry::install(cli.command.is_daemon() || std::env::var_os("ATOLL_DAEMON").is_some());
