@@ -1,7 +1,7 @@
 //! The transition: from a parent state and transactions to what changes.
 //!
 //! ```text
-//! 1. the parent's hash enters the history contract (EIP-2935)
+//! 1. the parent's hash enters the history contract (EIP-2935); after an outage, `system::begin_block`
 //! 2. the transactions, in order; fees go to the treasury whole
 //! 3. the end of the block: silent nodes, takeovers, charges (`system::end_block`)
 //! ```
@@ -25,7 +25,7 @@ use crate::{
     block::{self, Receipt},
     limits,
     state::{StateDiff, StateRead},
-    system::{self, Stop},
+    system::{self, Access, Stop},
     transaction::{Invalid, NOT_A_NODE, SignedBy, check_price, is_free},
 };
 
@@ -47,6 +47,8 @@ pub struct Env<'a> {
     pub region: RegionId,
     /// Hash of the parent's header.
     pub parent_hash: B256,
+    /// Ledger time of the parent.
+    pub parent_ms: u64,
     /// Height of the block.
     pub number: u64,
     /// Ledger time of the block.
@@ -54,20 +56,17 @@ pub struct Env<'a> {
 }
 
 impl<'a> Env<'a> {
-    /// The environment in which `header` is executed.
-    pub fn of(charter: &'a Charter, region: RegionId, header: &Header) -> Self {
+    /// The environment of a block on top of `parent` at `timestamp_ms`: for proposals, for the blocks of others, and for
+    /// questions (`eth_call`).
+    pub fn after(charter: &'a Charter, region: RegionId, parent: &Header, timestamp_ms: u64) -> Self {
         Self {
             charter,
             region,
-            parent_hash: header.parent_hash,
-            number: header.number,
-            timestamp_ms: header.timestamp_ms,
+            parent_hash: parent.hash(),
+            parent_ms: parent.timestamp_ms,
+            number: parent.number + 1,
+            timestamp_ms,
         }
-    }
-
-    /// The environment of a block on top of `parent` at `timestamp_ms`: for proposals, and for questions (`eth_call`).
-    pub fn after(charter: &'a Charter, region: RegionId, parent: &Header, timestamp_ms: u64) -> Self {
-        Self { charter, region, parent_hash: parent.hash(), number: parent.number + 1, timestamp_ms }
     }
 }
 
@@ -138,25 +137,23 @@ impl Executed {
         }
     }
 
-    /// Whether `header` is what executing its block gives. Parent, number, time, proposer, epoch and view are for the
-    /// caller to check before execution.
+    /// Whether `header` is what executing its block in `env` gives. Proposer, epoch, view and extra are free, and whether
+    /// the time is a good one is for the caller to judge.
     pub fn check(&self, env: &Env<'_>, state_root: B256, header: &Header) -> Result<(), Mismatch> {
         let want = self.header(env, state_root);
         let differs = |field, want: String, found: String| Err(Mismatch { field, want, found });
-        if want.state_root != header.state_root {
-            return differs("state root", want.state_root.to_string(), header.state_root.to_string());
-        }
-        if want.receipts_root != header.receipts_root {
-            return differs("receipts root", want.receipts_root.to_string(), header.receipts_root.to_string());
-        }
-        if want.transactions_root != header.transactions_root {
-            return differs(
-                "transactions root",
-                want.transactions_root.to_string(),
-                header.transactions_root.to_string(),
-            );
+        let hashes = [
+            ("parent hash", want.parent_hash, header.parent_hash),
+            ("state root", want.state_root, header.state_root),
+            ("receipts root", want.receipts_root, header.receipts_root),
+            ("transactions root", want.transactions_root, header.transactions_root),
+        ];
+        if let Some((field, want, found)) = hashes.into_iter().find(|(_, want, found)| want != found) {
+            return differs(field, want.to_string(), found.to_string());
         }
         let numbers = [
+            ("number", want.number, header.number),
+            ("timestamp", want.timestamp_ms, header.timestamp_ms),
             ("gas used", want.gas_used, header.gas_used),
             ("gas limit", want.gas_limit, header.gas_limit),
             ("base fee", want.base_fee, header.base_fee),
@@ -239,7 +236,11 @@ impl<'a, S: StateRead> Run<'a, S> {
         let mut machine = Machine::new(env, parent);
         let slot = U256::from((env.number.saturating_sub(1)) % HISTORY_SERVE_WINDOW as u64);
         let parent_hash = env.parent_hash.into();
-        machine.native(|access| access.store(HISTORY_STORAGE_ADDRESS, slot.into(), parent_hash)).map_err(broken)?;
+        let begin = |access: &mut Access<'_>| {
+            access.store(HISTORY_STORAGE_ADDRESS, slot.into(), parent_hash)?;
+            system::begin_block(access)
+        };
+        machine.native(begin).map_err(broken)?;
         let done = Executed {
             diff: StateDiff::default(),
             transactions: Vec::new(),

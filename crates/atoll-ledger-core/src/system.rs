@@ -22,11 +22,13 @@ mod end;
 mod fleet;
 mod leases;
 mod nodes;
+mod outage;
 pub mod scheduler;
 
 pub(crate) use access::{Access, Host, Stop};
 pub(crate) use charter::region_slot;
 pub(crate) use end::end_block;
+pub(crate) use outage::begin_block;
 
 /// All system contracts.
 pub const ADDRESSES: [Address; 3] = [CHARTER, NODES, DEPLOYMENTS];

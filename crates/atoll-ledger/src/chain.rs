@@ -223,7 +223,7 @@ impl Chain {
             return Ok(Arc::clone(known));
         }
         let transactions = self.recover(&block)?;
-        let env = Env::of(&self.0.charter, self.0.region, block.header());
+        let env = Env::after(&self.0.charter, self.0.region, parent.block.header(), block.header().timestamp_ms);
         let done = execute(&env, &parent.layer, &transactions, Mode::Verify).map_err(|error| match &error {
             ExecuteError::Transaction { .. } | ExecuteError::Full { .. } => Refusal::Invalid(chain_of(&error)),
             ExecuteError::State(_) | ExecuteError::Broken(_) => Refusal::Broken(chain_of(&error)),

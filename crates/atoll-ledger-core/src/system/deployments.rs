@@ -101,7 +101,7 @@ fn remove(access: &mut Access<'_>, id: u64, caller: Address) -> Result<(), Stop>
     let mut deployment = owned(access, id, caller)?;
     let services = services(access, &deployment)?;
     let mut fleet = Fleet::default();
-    let mut all = deployment.leases.iter().map(|id| leases::load(access, *id)).collect::<Result<Vec<_>, _>>()?;
+    let mut all = leases::all(access, &deployment)?;
     billing::settle(access, &mut fleet, &mut deployment, &all)?;
     let why = "its owner removed the deployment";
     for lease in &mut all {

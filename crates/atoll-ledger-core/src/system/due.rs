@@ -23,6 +23,11 @@ pub(super) fn wanting_slot() -> B256 {
     domain_hash("due.wanting", &[])
 }
 
+/// Ledger time at which the ledger came back from its latest outage: nobody could be heard before.
+pub(super) fn resumed_slot() -> B256 {
+    domain_hash("due.resumed", &[])
+}
+
 /// Brings a bound forward.
 pub(super) fn by(access: &mut Access<'_>, slot: B256, at_ms: u64) -> Result<(), Stop> {
     let bound = access.read_u64(DEPLOYMENTS, slot)?;

@@ -35,17 +35,19 @@ fn find_silent(access: &mut Access<'_>, fleet: &mut Fleet) -> Result<(), Stop> {
     let now = access.now_ms();
     let timeout = access.env.charter.timing.heartbeat_timeout_ms;
     let online: Vec<B256> = fleet.all(access)?.values().filter(|node| node.online).map(|node| node.id).collect();
+    let resumed = access.read_u64(DEPLOYMENTS, due::resumed_slot())?;
     let mut next = u64::MAX;
     let mut lost = false;
     for id in online {
-        let heartbeat = access.read_u64(NODES, schema::heartbeat_slot(id))?;
-        let limit = heartbeat.saturating_add(timeout);
+        // While the ledger itself was away nobody could be heard.
+        let heard = access.read_u64(NODES, schema::heartbeat_slot(id))?.max(resumed);
+        let limit = heard.saturating_add(timeout);
         if now <= limit {
             next = next.min(limit.saturating_add(1));
             continue;
         }
         fleet.change(access, id)?.online = false;
-        let why = silence(id, now, heartbeat);
+        let why = silence(id, now, heard);
         access.emit(NODES, &INodes::NodeOffline { id, why })?;
         lost = true;
     }
@@ -57,8 +59,8 @@ fn find_silent(access: &mut Access<'_>, fleet: &mut Fleet) -> Result<(), Stop> {
     Ok(())
 }
 
-fn silence(node: B256, now_ms: u64, heartbeat_ms: u64) -> String {
-    let tenths = now_ms.saturating_sub(heartbeat_ms) / 100;
+fn silence(node: B256, now_ms: u64, heard_ms: u64) -> String {
+    let tenths = now_ms.saturating_sub(heard_ms) / 100;
     format!("node {} sent no heartbeat for {}.{} s", short(node), tenths / 10, tenths % 10)
 }
 
@@ -134,7 +136,7 @@ struct Work {
 impl Work {
     fn load(access: &mut Access<'_>, id: u64) -> Result<Self, Stop> {
         let deployment: DeploymentRecord = access.record(DEPLOYMENTS, schema::deployment_slot(id), "a deployment")?;
-        let leases = deployment.leases.iter().map(|id| leases::load(access, *id)).collect::<Result<Vec<_>, _>>()?;
+        let leases = leases::all(access, &deployment)?;
         let loaded = (deployment.clone(), leases.clone());
         Ok(Self { deployment, leases, loaded })
     }
@@ -176,7 +178,8 @@ impl Work {
         let heartbeat = access.read_u64(NODES, schema::heartbeat_slot(lease.node))?;
         // Nobody knows whether it ran after its last sign of life, so nobody pays for it.
         billing::charge(access, fleet, &mut self.deployment, lease, heartbeat)?;
-        let why = silence(lease.node, access.now_ms(), heartbeat);
+        let resumed = access.read_u64(DEPLOYMENTS, due::resumed_slot())?;
+        let why = silence(lease.node, access.now_ms(), heartbeat.max(resumed));
         let service = self.service(access, at)?;
         let request = leases::request(&service);
         let siblings = leases::siblings(&self.leases, &self.leases[at]);

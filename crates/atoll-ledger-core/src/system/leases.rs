@@ -17,7 +17,7 @@ use atoll_base::{
     contracts::{DEPLOYMENTS, IDeployments, NODES},
     ids::domain_hash,
     limits::WHY_BYTES_MAX,
-    schema::{self, Capacity, LeaseRecord, LeaseState, ServiceRecord, StorageRead as _},
+    schema::{self, Capacity, DeploymentRecord, LeaseRecord, LeaseState, ServiceRecord, StorageRead as _},
 };
 
 use super::{
@@ -213,6 +213,11 @@ pub(super) fn cut(why: &str) -> &str {
 /// Writes a lease.
 pub(super) fn save(access: &mut Access<'_>, lease: &LeaseRecord) -> Result<(), Stop> {
     access.store_record(DEPLOYMENTS, schema::lease_slot(lease.id), lease)
+}
+
+/// All leases of a deployment.
+pub(super) fn all(access: &mut Access<'_>, deployment: &DeploymentRecord) -> Result<Vec<LeaseRecord>, Stop> {
+    deployment.leases.iter().map(|id| load(access, *id)).collect()
 }
 
 /// Reads a lease that must exist.

@@ -87,6 +87,8 @@ fn every_changed_bit_is_noticed() {
     }
 }
 
+type Lie = (&'static str, fn(&mut atoll_base::Header));
+
 #[test]
 fn a_header_with_a_lie_is_refused() {
     let mut world = World::new();
@@ -100,7 +102,10 @@ fn a_header_with_a_lie_is_refused() {
     let root = world.state.root();
     let good = done.header(&env, root);
     assert_eq!(again.check(&env, root, &good), Ok(()));
-    let lies: [(&str, fn(&mut atoll_base::Header)); 6] = [
+    let lies: [Lie; 9] = [
+        ("parent hash", |h| h.parent_hash = B256::repeat_byte(1)),
+        ("number", |h| h.number += 1),
+        ("timestamp", |h| h.timestamp_ms += 1),
         ("state root", |h| h.state_root = B256::repeat_byte(1)),
         ("receipts root", |h| h.receipts_root = B256::repeat_byte(1)),
         ("transactions root", |h| h.transactions_root = B256::repeat_byte(1)),

@@ -43,7 +43,7 @@ fn the_standby_takes_over_at_once() {
     assert_eq!(world.node(&a).used, Default::default());
     // It is paid up to its last sign of life.
     let paid = world.balance(provider) - before;
-    assert_eq!(paid, world.lease(1).price_per_hour * U256::from(10_000 - 5_000) / U256::from(3_600_000));
+    assert_eq!(paid, world.lease(1).price_per_hour * U256::from(6_000) / U256::from(3_600_000));
 
     // The dead node comes back: its report is stale, and it is nobody's standby but may become one.
     let report = IDeployments::reportCall { lease: 1, epoch: 1, state: State::Running, why: String::new() };
@@ -125,7 +125,7 @@ fn when_all_nodes_die_at_once_everything_waits_and_comes_back() {
     let mut web = service("web", 1, 1);
     web.replicas = 3;
     world.deploy("shop", vec![web], 2);
-    world.ok(60_000);
+    world.pass(TIMEOUT_MS, &[]);
     assert_eq!(world.events::<INodes::NodeOffline>().len(), 3);
     assert!(world.view().leases.values().all(|lease| lease.state() == LeaseState::Waiting));
     world.beat(&[&a, &b, &c]);
@@ -134,4 +134,34 @@ fn when_all_nodes_die_at_once_everything_waits_and_comes_back() {
     nodes.sort_unstable();
     nodes.dedup();
     assert_eq!(nodes.len(), 3, "spread again");
+}
+
+#[test]
+fn an_outage_of_the_ledger_moves_nothing_and_costs_nothing() {
+    let (mut world, [a, b, c]) = world();
+    world.deploy("hello", vec![service("web", 2, 2)], 1);
+    world.report(&a, 1, State::Running);
+    world.pass(8_000, &[&a, &b, &c]);
+    let (before, provider) = (world.lease(1), user(3).address());
+    let ran = world.now() - before.since_ms;
+    let earned = world.balance(provider);
+
+    // The whole region is switched off for a day. Its first block has no heartbeats yet.
+    world.ok(24 * 3_600_000);
+    let lease = world.lease(1);
+    assert_eq!((lease.state(), lease.node, lease.epoch), (LeaseState::Running, a.id(), 1));
+    let cost = before.price_per_hour * U256::from(ran) / U256::from(3_600_000);
+    assert_eq!(world.balance(provider) - earned, cost, "paid up to the last block before it");
+    assert!(!world.view().deployments[0].suspended);
+
+    // Who comes back in time goes on, who does not is lost after the usual time.
+    world.pass(TIMEOUT_MS, &[&b, &c]);
+    assert_eq!(world.lease(1).node, a.id());
+    world.beat(&[&b, &c]);
+    world.ok(100);
+    assert_eq!(world.lease(1).node, b.id());
+    assert_eq!(
+        world.events::<INodes::NodeOffline>()[0].why,
+        format!("node {} sent no heartbeat for 6.1 s", a.secret.id().short())
+    );
 }

@@ -124,7 +124,7 @@ fn a_silent_node_goes_offline_and_comes_back() {
     let mut world = World::new();
     let machine = Machine::new(1);
     world.join(&[(&machine, capacity(4, 8))]);
-    world.ok(TIMEOUT_MS);
+    world.pass(TIMEOUT_MS, &[]);
     assert!(world.node(&machine).online, "exactly at the limit it is still in time");
     let done = world.ok(250);
     let events = world.events::<INodes::NodeOffline>();
@@ -137,7 +137,7 @@ fn a_silent_node_goes_offline_and_comes_back() {
     world.beat(&[&machine]);
     world.ok(1_000);
     assert!(world.node(&machine).online);
-    world.ok(TIMEOUT_MS + 1);
+    world.pass(TIMEOUT_MS + 1, &[]);
     assert!(!world.node(&machine).online);
 }
 

@@ -223,7 +223,7 @@ impl Play {
     fn pass(&mut self, seconds: u64, who: u8) {
         let mut left = seconds * 1_000;
         while left > 0 {
-            let step = left.min(5_000);
+            let step = left.min(TIMEOUT_MS - HEARTBEAT_MS);
             left -= step;
             let alive: Vec<&Machine> =
                 self.machines.iter().enumerate().filter(|(at, _)| who & (1 << at) != 0).map(|(_, m)| m).collect();
@@ -238,7 +238,7 @@ impl Play {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(16) })]
 
     #[test]
     fn whatever_happens_money_and_places_add_up(steps in vec(any_step(), 1..24)) {

@@ -257,7 +257,7 @@ impl World {
         let received = Block::from_bytes(&block.to_bytes()).expect("a valid block");
         assert_eq!(received, block);
         let transactions = received.recover(charter.chain_id).expect("signed transactions");
-        let env = Env::of(&charter, self.region, &received.header);
+        let env = Env::after(&charter, self.region, &self.tip, received.header.timestamp_ms);
         let again = execute(&env, &self.state, &transactions, Mode::Verify).expect("a valid block");
         again.check(&env, root, &received.header).expect("the header is right");
         assert_eq!(again.diff, done.diff);
@@ -272,7 +272,7 @@ impl World {
     /// Lets time pass, with a heartbeat of these machines in time.
     pub(crate) fn pass(&mut self, mut ms: u64, machines: &[&Machine]) {
         while ms > 0 {
-            let step = ms.min(TIMEOUT_MS - 1_000);
+            let step = ms.min(TIMEOUT_MS - HEARTBEAT_MS);
             self.beat(machines);
             self.ok(step);
             ms -= step;

@@ -36,10 +36,7 @@ pub(super) fn quote(access: &mut Access<'_>, input: IDeployments::quoteCall) -> 
 pub(super) fn get(access: &mut Access<'_>, id: u64) -> Result<Vec<u8>, Stop> {
     let record = existing(access, id)?;
     let records = services(access, &record)?;
-    let mut leases = Vec::with_capacity(record.leases.len());
-    for id in &record.leases {
-        leases.push(lease(leases::load(access, *id)?));
-    }
+    let leases = leases::all(access, &record)?.into_iter().map(lease).collect();
     let price = price(access, &records);
     let mut services = Vec::with_capacity(records.len());
     for (index, record) in (0u32..).zip(records) {
