@@ -235,24 +235,32 @@ mod tests {
         panic!("never dies");
     }
 
-    #[test]
-    fn silence_kills_within_a_second_and_a_half_and_unanswered_data_within_one() {
+    /// A link that came up at zero, and whose greeting was answered at once.
+    fn greeted() -> Liveness {
         let mut liveness = Liveness::new(at(0));
         liveness.handle_established(at(0));
+        let Action::Probe(greeting) = liveness.handle_timeout(at(0), at(0)) else { panic!("greets at once") };
+        assert_ne!(greeting.generation, 0);
+        liveness.handle_frame(at(0));
+        liveness.handle_hello(&Hello { is_probe: false, heard_ms: 0, ..greeting }, at(0));
+        liveness
+    }
+
+    #[test]
+    fn silence_kills_within_a_second_and_a_half_and_unanswered_data_within_one() {
+        let mut liveness = greeted();
         let died = dies_at(&mut liveness);
         assert!(died > at(1200) && died <= at(1500), "{died:?}");
         assert!(!liveness.is_up());
 
-        let mut liveness = Liveness::new(at(0));
-        liveness.handle_established(at(0));
+        let mut liveness = greeted();
         assert!(liveness.handle_sent(at(10)) && !liveness.handle_sent(at(20)));
         assert!(dies_at(&mut liveness) <= at(820));
     }
 
     #[test]
     fn answers_keep_it_alive_and_measure_the_round_trip() {
-        let mut liveness = Liveness::new(at(0));
-        liveness.handle_established(at(0));
+        let mut liveness = greeted();
         for _ in 0..20 {
             let due = liveness.deadline();
             let Action::Probe(probe) = liveness.handle_timeout(due, due) else { panic!("a probe is due") };
@@ -268,8 +276,7 @@ mod tests {
 
     #[test]
     fn a_late_timer_asks_again_before_it_judges() {
-        let mut liveness = Liveness::new(at(0));
-        liveness.handle_established(at(0));
+        let mut liveness = greeted();
         for _ in 0..PROBE_TRIES_MAX {
             let due = liveness.deadline();
             assert!(matches!(liveness.handle_timeout(due, due), Action::Probe(_)));

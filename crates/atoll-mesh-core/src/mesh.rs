@@ -38,6 +38,14 @@ use status::Counters;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(u32);
 
+impl LinkId {
+    /// A link for tests of a part alone.
+    #[cfg(test)]
+    pub(crate) const fn of_test(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 impl fmt::Display for LinkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -353,3 +361,6 @@ impl Mesh {
         self.network.node()
     }
 }
+
+#[cfg(test)]
+mod tests;

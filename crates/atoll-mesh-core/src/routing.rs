@@ -9,6 +9,8 @@
 //!
 //! The router knows neither keys nor endpoints; it says what to send over which link ([`Router::poll_transmit`]).
 
+mod table;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId};
@@ -18,12 +20,14 @@ use crate::{
     announce::Announcement,
     control::{Batch, Control, ControlWriter, Request, Update},
     limits::{
-        COST_HYSTERESIS, HOP_LIMIT, METRIC_INFINITY, ORIGIN_KEEP, ORIGINS_MAX, REQUEST_FORWARD_PAUSE, REQUEST_RETRY,
-        REQUEST_RETRY_MAX, SEQNO_PAUSE, UPDATE_BATCH, UPDATE_RETRY, UPDATE_RETRY_MAX, VERIFICATIONS_PER_SECOND_MAX,
+        COST_HYSTERESIS, HOP_LIMIT, METRIC_INFINITY, ORIGIN_KEEP, ORIGINS_MAX, REQUEST_FORWARD_PAUSE, SEQNO_PAUSE,
+        VERIFICATIONS_PER_SECOND_MAX,
     },
     rate::RateLimit,
     time::Time,
 };
+pub(crate) use table::Selected;
+use table::{InFlight, Neighbour, Origin, Wanted, differs};
 
 /// Routes, neighbours and what they still have to be told.
 pub(crate) struct Router {
@@ -38,57 +42,6 @@ pub(crate) struct Router {
     outbox: VecDeque<(LinkId, ControlWriter)>,
     /// Number of the last batch, over all links.
     batch: u32,
-}
-
-struct Neighbour {
-    node: MeshAddr,
-    cost: u32,
-    /// Networks about which it has to be told.
-    dirty: BTreeSet<MeshAddr>,
-    dirty_since: Time,
-    /// Names our table of its routes.
-    generation: u32,
-    /// Names its table of our routes; zero until it told.
-    its_generation: u32,
-    /// Last batch of its that was taken.
-    taken: u32,
-    in_flight: Option<InFlight>,
-}
-
-struct InFlight {
-    number: u32,
-    networks: BTreeSet<MeshAddr>,
-    sent: Time,
-    tries: u32,
-}
-
-struct Origin {
-    node: NodeId,
-    /// The nearest that was ever announced at the newest sequence number.
-    feasible: Option<(u64, u32)>,
-    routes: BTreeMap<LinkId, Update>,
-    selected: Option<Selected>,
-    wanted: Option<Wanted>,
-    forwarded: Option<(u64, Time)>,
-    /// Since when there has been no route at all.
-    empty_since: Option<Time>,
-}
-
-/// The route in use to one origin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Selected {
-    pub(crate) link: LinkId,
-    pub(crate) announcement: Announcement,
-    /// Cost of the whole path.
-    pub(crate) metric: u32,
-    /// Links of the whole path.
-    pub(crate) hops: u8,
-}
-
-struct Wanted {
-    seqno: u64,
-    sent: Time,
-    tries: u32,
 }
 
 impl Router {
@@ -463,60 +416,5 @@ impl Router {
     }
 }
 
-impl Neighbour {
-    fn mark(&mut self, network: MeshAddr, now: Time) {
-        if self.dirty.is_empty() {
-            self.dirty_since = now;
-        }
-        self.dirty.insert(network);
-    }
-
-    fn deadline(&self) -> Option<Time> {
-        match &self.in_flight {
-            Some(in_flight) => {
-                let doubled = UPDATE_RETRY.saturating_mul(1 << in_flight.tries.saturating_sub(1).min(8));
-                Some(in_flight.sent + doubled.min(UPDATE_RETRY_MAX))
-            }
-            None if self.dirty.is_empty() || self.its_generation == 0 => None,
-            None => Some(self.dirty_since + UPDATE_BATCH),
-        }
-    }
-}
-
-impl Origin {
-    const fn new(node: NodeId) -> Self {
-        Self {
-            node,
-            feasible: None,
-            routes: BTreeMap::new(),
-            selected: None,
-            wanted: None,
-            forwarded: None,
-            empty_since: None,
-        }
-    }
-}
-
-impl Wanted {
-    fn deadline(&self) -> Time {
-        if self.tries == 0 {
-            return self.sent;
-        }
-        let doubled = REQUEST_RETRY.saturating_mul(1 << self.tries.saturating_sub(1).min(8));
-        self.sent + doubled.min(REQUEST_RETRY_MAX)
-    }
-}
-
-/// Whether neighbours should hear of the difference.
-fn differs(old: Option<&Selected>, new: Option<&Selected>) -> bool {
-    match (old, new) {
-        (None, None) => false,
-        (Some(old), Some(new)) => {
-            old.link != new.link
-                || old.announcement.seqno != new.announcement.seqno
-                || old.metric != new.metric
-                || old.hops != new.hops
-        }
-        _ => true,
-    }
-}
+#[cfg(test)]
+mod tests;

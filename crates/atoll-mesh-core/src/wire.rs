@@ -151,8 +151,8 @@ impl RegionMac {
 
     /// Parses the outer form of a frame.
     pub fn parse<'a>(&self, frame: &'a [u8]) -> Result<Frame<'a>, WireError> {
-        match frame.first().ok_or(WireError::Length)? {
-            &KIND_DATA => {
+        match *frame.first().ok_or(WireError::Length)? {
+            KIND_DATA => {
                 if frame.len() < DATA_OVERHEAD_BYTES {
                     return Err(WireError::Length);
                 }
@@ -162,7 +162,7 @@ impl RegionMac {
                 let counter = u64::from(u32_at(frame, 8)) << 32 | u64::from(u32_at(frame, 12));
                 Ok(Frame::Data { receiver: u32_at(frame, 4), counter })
             }
-            &KIND_INIT => {
+            KIND_INIT => {
                 let body = self.check(frame, INIT_BYTES)?;
                 let (noise, padding) = body[8..].split_at(NOISE_1_BYTES);
                 if padding.iter().any(|byte| *byte != 0) {
@@ -170,18 +170,18 @@ impl RegionMac {
                 }
                 Ok(Frame::Init { sender: u32_at(body, 4), noise })
             }
-            &KIND_RESPONSE => {
+            KIND_RESPONSE => {
                 let body = self.check(frame, RESPONSE_BYTES)?;
                 Ok(Frame::Response { sender: u32_at(body, 4), receiver: u32_at(body, 8), noise: &body[12..] })
             }
-            &KIND_FINISH => {
+            KIND_FINISH => {
                 let body = self.check(frame, FINISH_BYTES)?;
                 if u32_at(body, 4) != 0 {
                     return Err(WireError::Field);
                 }
                 Ok(Frame::Finish { receiver: u32_at(body, 8), noise: &body[12..] })
             }
-            &KIND_UNKNOWN => {
+            KIND_UNKNOWN => {
                 let body = self.check(frame, UNKNOWN_BYTES)?;
                 Ok(Frame::Unknown { index: u32_at(body, 4) })
             }

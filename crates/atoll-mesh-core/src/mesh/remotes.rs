@@ -282,7 +282,7 @@ impl Mesh {
     }
 
     /// Seals a packet (or nothing, as a sign of life) for the far end.
-    fn send_sealed(&mut self, network: MeshAddr, packet: &[u8], now: Time) {
+    pub(super) fn send_sealed(&mut self, network: MeshAddr, packet: &[u8], now: Time) {
         let Some(route) = self.router.route(network) else {
             return self.counters.dropped_no_route += 1;
         };

@@ -1,0 +1,150 @@
+//! Two nodes, one of which lies: what only the inside of a node can send.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+
+const REGION: RegionId = RegionId([7; 32]);
+
+struct Pair {
+    nodes: [Mesh; 2],
+    now: Time,
+}
+
+fn endpoint(index: usize) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::new(192, 0, 2, index as u8).into(), 4870)
+}
+
+fn node(seed: u8) -> Mesh {
+    let settings = Settings {
+        secret: NodeSecret::from_seed([seed; 32]),
+        region: REGION,
+        seed: [seed; 32],
+        epoch: 1,
+        tuning: Tuning::default(),
+    };
+    Mesh::new(settings, Time::ZERO)
+}
+
+impl Pair {
+    /// Two nodes with a link and a session.
+    fn new() -> Self {
+        let mut pair = Self { nodes: [node(1), node(2)], now: Time::ZERO };
+        pair.nodes[0].add_peer(endpoint(1), Origin::Static, Time::ZERO);
+        pair.run(Duration::from_millis(100));
+        let packet = pair.packet(0, 1);
+        assert_eq!(pair.exchange(0, &packet), [packet]);
+        pair
+    }
+
+    fn packet(&self, source: usize, target: usize) -> Vec<u8> {
+        packet(self.nodes[source].network.host(5), self.nodes[target].network.host(6))
+    }
+
+    /// What comes out at the other node after a packet went in at this one.
+    fn exchange(&mut self, node: usize, packet: &[u8]) -> Vec<Vec<u8>> {
+        self.nodes[node].handle_packet(packet, self.now);
+        self.run(Duration::from_millis(100));
+        core::iter::from_fn(|| self.nodes[1 - node].poll_packet()).collect()
+    }
+
+    /// Lets both exchange datagrams, without loss or delay.
+    fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            for sender in 0..2 {
+                while let Some(transmit) = self.nodes[sender].poll_transmit() {
+                    let mut data = transmit.data;
+                    self.nodes[1 - sender].handle_datagram(endpoint(sender), &mut data, self.now);
+                }
+            }
+            if self.nodes.iter().any(|node| !node.transmits.is_empty()) {
+                continue;
+            }
+            let due = self.nodes.iter().filter_map(|node| Some(node.poll_timeout()?.0)).min();
+            let Some(due) = due.filter(|due| *due <= end) else { break };
+            self.now = self.now.max(due);
+            for node in &mut self.nodes {
+                node.handle_timeout(self.now);
+            }
+        }
+        self.now = end;
+    }
+}
+
+fn packet(source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 4, 17, 64];
+    packet.extend_from_slice(&source.octets());
+    packet.extend_from_slice(&target.octets());
+    packet.extend_from_slice(&[1, 2, 3, 4]);
+    packet
+}
+
+#[test]
+fn nobody_speaks_in_anothers_name_or_to_a_third() {
+    let mut pair = Pair::new();
+    let (own, other) = (pair.nodes[0].network, pair.nodes[1].network);
+    let third = node(3).network;
+    // The liar's own check is what an honest node has; here it is passed by.
+    for lie in [
+        packet(other.host(5), other.host(6)),
+        packet(third.host(1), other.host(6)),
+        packet("2001:db8::1".parse().expect("an address"), other.host(6)),
+        packet(own.host(5), third.host(6)),
+        packet(own.host(5), own.host(6)),
+        packet(own.host(5), "ff02::1".parse().expect("an address")),
+    ] {
+        let before = pair.nodes[1].counters.dropped_wrong_address;
+        let now = pair.now;
+        pair.nodes[0].send_sealed(other, &lie, now);
+        pair.run(Duration::from_millis(10));
+        assert_eq!(pair.nodes[1].poll_packet(), None);
+        assert_eq!(pair.nodes[1].counters.dropped_wrong_address, before + 1);
+    }
+    let now = pair.now;
+    pair.nodes[0].send_sealed(other, &[0x45; 40], now);
+    pair.run(Duration::from_millis(10));
+    assert_eq!((pair.nodes[1].poll_packet(), pair.nodes[1].counters.dropped_malformed), (None, 1));
+}
+
+#[test]
+fn what_should_not_enter_the_mesh_is_dropped_at_once() {
+    let mut pair = Pair::new();
+    let own = pair.nodes[0].network;
+    let other = pair.nodes[1].network;
+    for wrong in [
+        packet(other.host(1), other.host(6)),
+        packet(own.host(1), own.host(6)),
+        packet(own.host(1), "2001:db8::1".parse().expect("an address")),
+        b"\x45not six".to_vec(),
+        vec![],
+    ] {
+        assert_eq!(pair.exchange(0, &wrong), Vec::<Vec<u8>>::new());
+    }
+    let mut big = packet(own.host(1), other.host(6));
+    big.resize(crate::limits::MTU + 1, 0);
+    let length = u16::try_from(big.len() - 40).expect("fits");
+    big[4..6].copy_from_slice(&length.to_be_bytes());
+    assert_eq!(pair.exchange(0, &big), Vec::<Vec<u8>>::new());
+    assert_eq!(pair.nodes[0].counters.dropped_too_big, 1);
+    // No route: the program is told at once.
+    let nowhere = packet(own.host(1), node(9).network.host(1));
+    pair.nodes[0].handle_packet(&nowhere, pair.now);
+    let error = pair.nodes[0].poll_packet().expect("an ICMPv6 error");
+    assert_eq!((error[6], error[40]), (58, 1));
+}
+
+#[test]
+fn packets_that_wait_for_a_handshake_are_bounded() {
+    let mut pair = Pair { nodes: [node(1), node(2)], now: Time::ZERO };
+    pair.nodes[0].add_peer(endpoint(1), Origin::Static, Time::ZERO);
+    pair.run(Duration::from_millis(100));
+    let packet = pair.packet(0, 1);
+    let now = pair.now;
+    for _ in 0..1000 {
+        pair.nodes[0].handle_packet(&packet, now);
+    }
+    pair.run(Duration::from_millis(10));
+    let arrived = core::iter::from_fn(|| pair.nodes[1].poll_packet()).count();
+    assert_eq!(arrived, crate::limits::QUEUED_PACKETS_MAX);
+}
