@@ -63,10 +63,7 @@ async fn metrics(State(api): State<Arc<Api>>) -> String {
     api.metrics.text()
 }
 
-async fn claim(
-    State(api): State<Arc<Api>>,
-    Json(request): Json<ClaimRequest>,
-) -> Result<Json<SignedClaim>, Refusal> {
+async fn claim(State(api): State<Arc<Api>>, Json(request): Json<ClaimRequest>) -> Result<Json<SignedClaim>, Refusal> {
     let checked = &api.shared.checked;
     let Some(total) = checked.config.capacity else {
         return Err(Refusal::new(StatusCode::CONFLICT, "this node offers no capacity, so there is nothing to claim")
@@ -87,10 +84,7 @@ async fn claim(
     Ok(Json(SignedClaim { claim, signature }))
 }
 
-async fn images(
-    State(api): State<Arc<Api>>,
-    Json(request): Json<ImportImage>,
-) -> Result<Json<ImportedImage>, Refusal> {
+async fn images(State(api): State<Arc<Api>>, Json(request): Json<ImportImage>) -> Result<Json<ImportedImage>, Refusal> {
     let path = PathBuf::from(&request.path);
     if !path.is_absolute() {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, format!("'{}' is not an absolute path", request.path)));

@@ -2,12 +2,12 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use atoll_api::node::{Capability, NodeStatus, PlanStep, Workload};
+use atoll_api::node::{NodeStatus, PlanStep, Workload};
 use atoll_base::{DeploymentId, LeaseId, schema::Isolation};
 use atoll_node_core::{Action, Desired, Observed, Record, plan};
 use tokio::sync::watch;
 
-use crate::{config::Checked, ledger::Verified};
+use crate::{config::Checked, ledger::Verified, probe::Found};
 
 /// The runner's newest state.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +30,8 @@ pub(crate) struct Shared {
     pub(crate) sending: watch::Receiver<Option<String>>,
     /// Problems of the sockets on the mesh address.
     pub(crate) mesh: watch::Receiver<Option<String>>,
-    pub(crate) capabilities: Arc<Vec<Capability>>,
+    /// What the machine can do.
+    pub(crate) found: watch::Receiver<Found>,
 }
 
 impl Shared {
@@ -49,7 +50,7 @@ impl Shared {
             server: verified.server.clone(),
             capacity: checked.config.capacity,
             gateway: checked.config.gateway.iter().map(ToString::to_string).collect(),
-            capabilities: self.capabilities.as_ref().clone(),
+            capabilities: self.found.borrow().capabilities.as_ref().clone(),
             workloads: board.observed.records.values().map(|record| self.workload(record)).collect(),
             problems: self.problems(&verified, &board),
         }

@@ -6,7 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use atoll_base::{Charter, MeshAddr, NodeId, NodeSecret, RegionId, charter::CharterError, keys::KeyError, schema::Capacity};
+use atoll_base::{
+    Charter, MeshAddr, NodeId, NodeSecret, RegionId, charter::CharterError, keys::KeyError, schema::Capacity,
+};
 use serde::{Deserialize, Serialize};
 
 /// `node.toml`.

@@ -25,6 +25,7 @@ pub mod limits;
 mod logs;
 mod metrics;
 mod peer;
+mod probe;
 mod problem;
 mod run;
 mod runner;

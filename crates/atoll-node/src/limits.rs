@@ -97,6 +97,11 @@ pub const HEALTH_ALIVE: Duration = Duration::from_millis(500);
 /// How long a workload may take to end when it is asked to.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Wait before the packet filter is tried again.
+pub const FIREWALL_AGAIN: Duration = Duration::from_secs(5);
+/// Micro-VMs that start at once: each takes a core for seconds where there is no KVM.
+pub const VM_STARTS_MAX: usize = 2;
+
 /// Lines of a log that can be asked for.
 pub const LOG_TAIL_MAX: u32 = 100_000;
 /// A signature on a log request is valid for so long, in both directions.

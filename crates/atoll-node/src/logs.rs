@@ -56,7 +56,10 @@ fn lease_of(shared: &Shared, request: &LogsRequest) -> Result<(Option<NodeId>, A
 fn check(shared: &Shared, request: &LogsRequest, owner: Address) -> Result<(), Refusal> {
     let now_ms = shared.verified.borrow().now_ms();
     if now_ms.abs_diff(request.signed_ms) > LOG_SIGNATURE_MS {
-        let why = format!("the request was signed {} s away from the ledger's time", now_ms.abs_diff(request.signed_ms) / 1000);
+        let why = format!(
+            "the request was signed {} s away from the ledger's time",
+            now_ms.abs_diff(request.signed_ms) / 1000
+        );
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, why).cure("set this machine's clock and ask again"));
     }
     let message = LogsRequest::message(shared.checked.region, request.lease, request.signed_ms);
@@ -83,8 +86,11 @@ async fn pass_on(
 ) -> Result<Response, Refusal> {
     let address = MeshAddr::of(shared.checked.region, node).node();
     let away = |why: String| {
-        Refusal::new(StatusCode::BAD_GATEWAY, format!("node {}, which runs lease {}, {why}", node.short(), request.lease))
-            .cure("if that node is gone the ledger moves the lease within seconds; ask again then")
+        Refusal::new(
+            StatusCode::BAD_GATEWAY,
+            format!("node {}, which runs lease {}, {why}", node.short(), request.lease),
+        )
+        .cure("if that node is gone the ledger moves the lease within seconds; ask again then")
     };
     let answer = http
         .post(format!("http://[{address}]:{PEER_PORT}/v1/logs"))

@@ -51,9 +51,8 @@ async fn blob(
     Path(digest): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let digest: Digest = digest.parse().map_err(|e: crate::images::ImageError| {
-        Refusal::new(StatusCode::BAD_REQUEST, e.to_string())
-    })?;
+    let digest: Digest =
+        digest.parse().map_err(|e: crate::images::ImageError| Refusal::new(StatusCode::BAD_REQUEST, e.to_string()))?;
     let absent = |_| Refusal::new(StatusCode::NOT_FOUND, "this node does not have that blob");
     let mut file = File::open(peer.store.path(digest)).await.map_err(absent)?;
     let size = file.metadata().await.map_err(absent)?.len();

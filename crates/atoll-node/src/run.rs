@@ -8,7 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use atoll_api::node::Capability;
 use axum::Router;
 use hickory_server::Server;
 use tokio::{
@@ -34,6 +33,7 @@ use crate::{
     limits::{DNS_PORT, DNS_TCP, LEDGER_CONNECT, LEDGER_RETRY, PEER_PORT},
     metrics::Metrics,
     peer::{self, Peer},
+    probe::{self, Found},
     runner::{
         Runner,
         journal::JournalError,
@@ -132,15 +132,14 @@ pub async fn run(
         .build()?;
     let prover = Prover::new(&checked.charter)?;
     let floor_file = config.data.join("verified-height");
-    let (follower, ledger) =
-        Follower::new(Rpc::new()?, prover, &checked.charter, config.servers.clone(), floor_file);
+    let (follower, ledger) = Follower::new(Rpc::new()?, prover, &checked.charter, config.servers.clone(), floor_file);
     let (board_in, board) = watch::channel(Board::default());
     let (records_in, records) = watch::channel(Records::default());
     let (sending_in, sending) = watch::channel(None);
     let (mesh_in, mesh) = watch::channel(None);
-    let capabilities = Arc::new(capabilities(&checked).await);
+    let (found_in, found) = watch::channel(Found::default());
     let shared =
-        Shared { checked: checked.clone(), verified: ledger.verified(), board, sending, mesh, capabilities };
+        Shared { checked: checked.clone(), verified: ledger.verified(), board, sending, mesh, found: found.clone() };
 
     // Everything that can fail at the start does so before the first task runs.
     let socket = listen_unix(&config.socket)?;
@@ -154,8 +153,8 @@ pub async fn run(
     let (stop_in, stop) = watch::channel(false);
     let mut runner = None;
     if config.capacity.is_some() {
-        let made =
-            Runner::new(&checked, &ledger, store.clone(), fetcher, vault.clone(), board_in, records_in)?;
+        let made = Runner::new(&checked, &ledger, store.clone(), fetcher, vault.clone(), found, board_in, records_in)?;
+        tasks.spawn(probe::run(checked.clone(), found_in));
         let keys = VaultKeys { vault, records: records.clone() };
         let timing = &checked.charter.timing;
         let sender = Sender::new(
@@ -239,12 +238,7 @@ async fn serve_gateway(
 }
 
 /// Serves on the own mesh address as soon as it exists: the mesh daemon may start after this one, or again.
-async fn serve_mesh(
-    shared: Shared,
-    store: ImageStore,
-    metrics: Metrics,
-    problem: watch::Sender<Option<String>>,
-) {
+async fn serve_mesh(shared: Shared, store: ImageStore, metrics: Metrics, problem: watch::Sender<Option<String>>) {
     let address = IpAddr::V6(shared.checked.address());
     let peers = async |listener| {
         let peer = Peer { shared: shared.clone(), store: store.clone(), metrics: metrics.clone() };
@@ -254,7 +248,9 @@ async fn serve_mesh(
         match bind_mesh(address).await {
             Ok(bound) => break bound,
             Err(error) => {
-                problem.send_replace(Some(format!("cannot listen on the mesh address {address}: {error}: is the mesh up?")));
+                problem.send_replace(Some(format!(
+                    "cannot listen on the mesh address {address}: {error}: is the mesh up?"
+                )));
                 tokio::time::sleep(LEDGER_RETRY).await;
             }
         }
@@ -283,8 +279,4 @@ async fn bind_mesh(address: IpAddr) -> io::Result<(TcpListener, UdpSocket, TcpLi
     let udp = UdpSocket::bind((address, DNS_PORT)).await?;
     let tcp = TcpListener::bind((address, DNS_PORT)).await?;
     Ok((listener, udp, tcp))
-}
-
-async fn capabilities(_checked: &Checked) -> Vec<Capability> {
-    Vec::new()
 }

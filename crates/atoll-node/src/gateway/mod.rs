@@ -91,13 +91,15 @@ impl Gateway {
             Route::Dashboard => ("dashboard", self.dashboard(request).await),
             Route::Unknown(name) => ("unknown", page::unknown(&name, &verified).response()),
             Route::Waiting(page) => ("unavailable", page.response()),
-            Route::App { name, backends } => match proxy::forward(&self.pool, request, client, &host, &backends).await {
-                Ok(response) => ("forwarded", response),
-                Err(error) => {
-                    tracing::debug!(app = name, %error, "cannot forward");
-                    ("failed", page::failed(&name, &error).response())
+            Route::App { name, backends } => {
+                match proxy::forward(&self.pool, request, client, &host, &backends).await {
+                    Ok(response) => ("forwarded", response),
+                    Err(error) => {
+                        tracing::debug!(app = name, %error, "cannot forward");
+                        ("failed", page::failed(&name, &error).response())
+                    }
                 }
-            },
+            }
         };
         self.metrics.gateway.get_or_create(&Outcome { outcome }).inc();
         response
@@ -127,4 +129,4 @@ fn host_of(request: &Request<Incoming>) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -92,7 +92,10 @@ pub(crate) fn no_view(name: &str, verified: &Verified) -> Page {
     Page {
         status: StatusCode::SERVICE_UNAVAILABLE,
         title: format!("Looking for “{name}”"),
-        text: vec![format!("This node does not know the region's apps yet: {why}."), "This page looks again by itself.".into()],
+        text: vec![
+            format!("This node does not know the region's apps yet: {why}."),
+            "This page looks again by itself.".into(),
+        ],
         again: true,
     }
 }
@@ -102,9 +105,11 @@ pub(crate) fn no_web(name: &str) -> Page {
     Page {
         status: StatusCode::NOT_FOUND,
         title: format!("“{name}” has no web page"),
-        text: vec!["None of its services has a web port. If one should have, name it in the deployment file under \
+        text: vec![
+            "None of its services has a web port. If one should have, name it in the deployment file under \
                     `x-atoll: http_port` and deploy again."
-            .into()],
+                .into(),
+        ],
         again: false,
     }
 }

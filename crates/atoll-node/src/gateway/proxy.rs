@@ -108,12 +108,7 @@ async fn send(
 }
 
 /// The request as the backend gets it.
-fn prepare(
-    request: Request<Incoming>,
-    client: SocketAddr,
-    host: &str,
-    upgrade: Option<&HeaderValue>,
-) -> Request<Body> {
+fn prepare(request: Request<Incoming>, client: SocketAddr, host: &str, upgrade: Option<&HeaderValue>) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
     let original_host = parts.headers.get(header::HOST).cloned();
     strip(&mut parts.headers);

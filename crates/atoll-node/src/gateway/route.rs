@@ -49,11 +49,8 @@ pub(crate) fn route(verified: &Verified, region: RegionId, region_name: &str, ho
             None => Route::Waiting(page::no_web(name)),
         };
     };
-    let leases: Vec<&LeaseRecord> = view
-        .leases
-        .values()
-        .filter(|lease| lease.deployment == deployment.id && lease.service == index)
-        .collect();
+    let leases: Vec<&LeaseRecord> =
+        view.leases.values().filter(|lease| lease.deployment == deployment.id && lease.service == index).collect();
     let backends: Vec<SocketAddr> = leases
         .iter()
         .filter(|lease| lease.state() == LeaseState::Running)

@@ -78,9 +78,8 @@ fn hosts_lead_to_healthy_replicas_in_order() {
         lease(2, 2, LeaseState::Failed, ""),
         lease(3, 3, LeaseState::Running, ""),
     ]);
-    let expected: Vec<SocketAddr> = [1u8, 3]
-        .map(|n| (MeshAddr::of(REGION, NodeId([n; 32])).host(2), 8000).into())
-        .to_vec();
+    let expected: Vec<SocketAddr> =
+        [1u8, 3].map(|n| (MeshAddr::of(REGION, NodeId([n; 32])).host(2), 8000).into()).to_vec();
     for host in ["shop.localhost", "shop.home", "web.shop.localhost"] {
         let Route::App { backends, .. } = routed(&verified, host) else { panic!("{host} is an app") };
         assert_eq!(backends, expected, "{host}");

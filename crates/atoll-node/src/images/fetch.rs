@@ -20,10 +20,10 @@ use oci_client::{
 };
 
 use super::{Digest, ImageError, ImageStore, store::Partial};
-use crate::problem::chain;
 use crate::limits::{
     BLOB_ATTEMPTS, BLOB_BYTES_MAX, BLOB_SILENCE, BLOBS_AT_ONCE, LEDGER_CONNECT, MANIFEST_BYTES_MAX, PEER_PORT,
 };
+use crate::problem::chain;
 
 /// Media types of manifests that are asked for.
 const MANIFEST_TYPES: [&str; 4] = [

@@ -101,10 +101,7 @@ fn blob(folder: &Path, digest: Digest) -> PathBuf {
 
 fn read_small(path: &Path) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
-    open_regular(path)?
-        .take(MANIFEST_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(ImageError::io("read", path))?;
+    open_regular(path)?.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(ImageError::io("read", path))?;
     if bytes.len() as u64 > MANIFEST_BYTES_MAX {
         let what = path.display().to_string();
         return Err(ImageError::Size { what, expected: MANIFEST_BYTES_MAX, actual: bytes.len() as u64 });

@@ -115,7 +115,11 @@ impl ImageStore {
         file.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(ImageError::io("read", &path))?;
         let actual = Digest::of(&bytes);
         if actual != digest {
-            return Err(ImageError::Mismatch { what: format!("the stored blob {}", path.display()), expected: digest, actual });
+            return Err(ImageError::Mismatch {
+                what: format!("the stored blob {}", path.display()),
+                expected: digest,
+                actual,
+            });
         }
         Ok(bytes)
     }
@@ -263,12 +267,7 @@ fn check(
     }
 }
 
-fn copy_hashed(
-    reader: &mut impl Read,
-    file: &mut File,
-    what: &str,
-    path: &Path,
-) -> Result<(Digest, u64), ImageError> {
+fn copy_hashed(reader: &mut impl Read, file: &mut File, what: &str, path: &Path) -> Result<(Digest, u64), ImageError> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 128 * 1024];
     let mut length = 0u64;

@@ -52,7 +52,8 @@ impl ImageStore {
             }
             return Err(error);
         }
-        fs::set_permissions(&temporary, Permissions::from_mode(0o755)).map_err(ImageError::io("prepare", &temporary))?;
+        fs::set_permissions(&temporary, Permissions::from_mode(0o755))
+            .map_err(ImageError::io("prepare", &temporary))?;
         fs::rename(&temporary, &root).map_err(ImageError::io("rename", &root))?;
         write_atomic(&marker, boot.as_bytes()).map_err(ImageError::io("write", &marker))?;
         sync_folder(&self.folder("roots")).map_err(ImageError::io("sync", &root))?;
@@ -133,12 +134,7 @@ impl Layer<'_> {
     }
 
     /// Makes the file, folder or link. Returns false for kinds that are left out.
-    fn make<R: Read>(
-        &self,
-        entry: &mut tar::Entry<'_, R>,
-        target: &Path,
-        shown: &str,
-    ) -> Result<bool, ImageError> {
+    fn make<R: Read>(&self, entry: &mut tar::Entry<'_, R>, target: &Path, shown: &str) -> Result<bool, ImageError> {
         let kind = entry.header().entry_type();
         let existing = fs::symlink_metadata(target).ok();
         match kind {

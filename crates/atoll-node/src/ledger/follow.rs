@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alloy_primitives::{Address, Bytes, B256};
+use alloy_primitives::{Address, B256, Bytes};
 use atoll_api::ledger::{FINALITY_WAIT_MS, Finality, Proven};
 use atoll_base::{Charter, Header, NodeId, schema::ServiceView};
 use serde::de::DeserializeOwned;

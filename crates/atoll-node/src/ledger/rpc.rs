@@ -79,13 +79,8 @@ impl Rpc {
         patience: Duration,
     ) -> Result<T, RpcError> {
         let nonsense = |why: String| RpcError::Nonsense { server: server.to_owned(), why };
-        let request = self
-            .http
-            .post(server)
-            .timeout(patience)
-            .json(&Call { jsonrpc: "2.0", id: 1, method, params })
-            .send()
-            .await;
+        let request =
+            self.http.post(server).timeout(patience).json(&Call { jsonrpc: "2.0", id: 1, method, params }).send().await;
         let mut response = request.map_err(|_| RpcError::Silent { server: server.to_owned() })?;
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(|_| RpcError::Silent { server: server.to_owned() })? {

@@ -1,10 +1,11 @@
 //! Side effects: one step of the plan on this machine. Every step may be done again after it was interrupted anywhere.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -20,13 +21,15 @@ use atoll_os::{
     rootfs,
     shim::{Shim, ShimError, Status},
     spec::{Engine, ProcessSpec, ShimSpec},
+    vm,
     workload::WorkloadNetwork,
 };
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use super::{
     Message,
+    firewall::{Filter, Member},
     health::Watch,
     vault::{Opened, Vault, VaultError},
 };
@@ -34,12 +37,17 @@ use crate::{
     config::Checked,
     images::{Digest, ImageConfig, ImageError, ImageStore, fetch::Fetcher},
     ledger::follow::Ledger,
-    limits::STOP_PATIENCE,
+    limits::{FIREWALL_AGAIN, STOP_PATIENCE, VM_STARTS_MAX},
+    probe::Found,
     problem::chain,
 };
 
 /// Packet size of a mesh interface that cannot be asked.
 const MTU_DEFAULT: u32 = 1_280;
+/// File of a micro-VM's disk.
+const DISK: &str = "disk.img";
+const UNKNOWN_ISOLATION: &str =
+    "the ledger asks for a kind of isolation that this version does not know: update the node";
 
 /// The machine's side of the runner.
 pub(crate) struct Machine {
@@ -48,7 +56,13 @@ pub(crate) struct Machine {
     store: ImageStore,
     fetcher: Fetcher,
     vault: Vault,
+    found: watch::Receiver<Found>,
     view: Mutex<Arc<RegionView>>,
+    /// Workloads that have, or are about to have, a network.
+    members: Mutex<BTreeMap<LeaseId, Member>>,
+    filter: Filter,
+    filter_due: Notify,
+    vm_starts: Semaphore,
     problem: Mutex<Option<String>>,
 }
 
@@ -59,8 +73,42 @@ impl Machine {
         store: ImageStore,
         fetcher: Fetcher,
         vault: Vault,
+        found: watch::Receiver<Found>,
     ) -> Self {
-        Self { checked, ledger, store, fetcher, vault, view: Mutex::default(), problem: Mutex::default() }
+        let filter = Filter::new(checked.region, checked.id.short(), checked.config.interface.clone());
+        Self {
+            checked,
+            ledger,
+            store,
+            fetcher,
+            vault,
+            found,
+            view: Mutex::default(),
+            members: Mutex::default(),
+            filter,
+            filter_due: Notify::new(),
+            vm_starts: Semaphore::new(VM_STARTS_MAX),
+            problem: Mutex::default(),
+        }
+    }
+
+    /// Takes note of workloads that have a network since before the daemon was started.
+    pub(crate) fn adopt<'a>(&self, records: impl Iterator<Item = &'a Record>) {
+        for record in records.filter(|record| record.stage >= Stage::Preparing && record.stage <= Stage::Stopping) {
+            self.join(record.lease, &record.want);
+        }
+    }
+
+    /// Keeps the packet filter in step with the view, for ever.
+    pub(crate) async fn keep_filter(&self) {
+        loop {
+            self.filter_due.notified().await;
+            while let Err(why) = self.refresh_filter().await {
+                *locked(&self.problem) = Some(why);
+                tokio::time::sleep(FIREWALL_AGAIN).await;
+            }
+            *locked(&self.problem) = None;
+        }
     }
 
     /// Does one step. The error is for people.
@@ -104,12 +152,13 @@ impl Machine {
 
     /// Takes note of a new view.
     pub(crate) fn view_changed(&self, view: Arc<RegionView>) {
-        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
+        *locked(&self.view) = view;
+        self.filter_due.notify_one();
     }
 
     /// What is wrong with the machine.
     pub(crate) fn problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.problem).clone()
     }
 
     /// The image that a workload needs, when its specification is known.
@@ -120,15 +169,9 @@ impl Machine {
     }
 
     /// Specification and image onto this machine. `keep`: the specification is stored, because the lease is this node's.
-    async fn fetch(
-        &self,
-        lease: LeaseId,
-        want: &Want,
-        keep: bool,
-        news: &mpsc::Sender<Message>,
-    ) -> Result<(), String> {
+    async fn fetch(&self, lease: LeaseId, want: &Want, keep: bool, news: &mpsc::Sender<Message>) -> Result<(), String> {
         let spec = self.specification(lease, want, keep).await?;
-        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let view = locked(&self.view).clone();
         let others: Vec<NodeId> = view
             .leases
             .get(&lease.0)
@@ -169,23 +212,50 @@ impl Machine {
     }
 
     async fn prepare(&self, lease: LeaseId, want: &Want) -> Result<(), String> {
-        supported(want)?;
+        let isolation = want.isolation.ok_or(UNKNOWN_ISOLATION)?;
         let opened = self.opened(lease, want)?;
         let digest = self.image(&opened.spec).map_err(|e| e.to_string())?;
-        let (store, folder) = (self.store.clone(), self.vault.folder(lease));
+        let (store, folder, disk_bytes) = (self.store.clone(), self.vault.folder(lease), want.needs.disk_bytes);
         blocking(move || {
             let image = store.unpacked(digest).map_err(|e| e.to_string())?;
-            rootfs::prepare(&image, &folder).map_err(|e| chain(&e))
+            match isolation {
+                Isolation::Container => rootfs::prepare(&image, &folder).map(drop).map_err(|e| chain(&e)),
+                Isolation::MicroVm => vm::ensure_disk(&image, &folder.join(DISK), disk_bytes).map_err(|e| chain(&e)),
+            }
         })
         .await?;
+        // The filter first, so that its network is never open.
+        self.join(lease, want);
+        self.refresh_filter().await?;
         self.network(lease, want).ensure().await.map_err(|e| format!("cannot make its network: {}", chain(&e)))?;
         Ok(())
+    }
+
+    /// Counts a workload among those that the packet filter knows.
+    fn join(&self, lease: LeaseId, want: &Want) {
+        let health = self.vault.open(lease, want.spec_hash).ok().and_then(|opened| opened.spec.health);
+        let health_port = health.map(|health| match health {
+            Health::Tcp { port } | Health::Http { port, .. } => port,
+        });
+        let network = self.network(lease, want);
+        let member = Member { host_link: network.host_link, address: network.address, health_port };
+        locked(&self.members).insert(lease, member);
+    }
+
+    async fn refresh_filter(&self) -> Result<(), String> {
+        let (view, members) = (locked(&self.view).clone(), locked(&self.members).clone());
+        self.filter.apply(&view, &members).await.map_err(|e| format!("cannot set the packet filter: {}", chain(&e)))
     }
 
     async fn start(&self, lease: LeaseId, want: &Want) -> Result<(), String> {
         let opened = self.opened(lease, want)?;
         let spec = self.shim_spec(lease, want, &opened.spec)?;
         let shim = self.shim(lease);
+        let is_vm = want.isolation == Some(Isolation::MicroVm);
+        let _place = match is_vm {
+            true => self.vm_starts.acquire().await.ok(),
+            false => None,
+        };
         let status = blocking(move || {
             shim.start(&spec)?;
             shim.status()
@@ -214,7 +284,10 @@ impl Machine {
             }
         }
         blocking(move || shim.clear()).await.map_err(|e| chain(&e))?;
-        self.network(lease, want).remove().await.map_err(|e| format!("cannot remove its network: {}", chain(&e)))
+        self.network(lease, want).remove().await.map_err(|e| format!("cannot remove its network: {}", chain(&e)))?;
+        locked(&self.members).remove(&lease);
+        self.filter_due.notify_one();
+        Ok(())
     }
 
     async fn delete(&self, lease: LeaseId, want: &Want) -> Result<(), String> {
@@ -228,7 +301,11 @@ impl Machine {
     }
 
     /// What is left to do when the daemon ends in order.
-    pub(crate) async fn stop(&self) {}
+    pub(crate) async fn stop(&self) {
+        if let Err(error) = self.filter.remove().await {
+            tracing::warn!(error = chain(&error), "the packet filter stays");
+        }
+    }
 
     fn opened(&self, lease: LeaseId, want: &Want) -> Result<Opened, String> {
         self.vault.open(lease, want.spec_hash).map_err(|e: VaultError| e.to_string())
@@ -264,6 +341,19 @@ impl Machine {
         fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(MTU_DEFAULT)
     }
 
+    fn engine(&self, lease: LeaseId, want: &Want) -> Result<Engine, String> {
+        let folder = self.vault.folder(lease);
+        match want.isolation.ok_or(UNKNOWN_ISOLATION)? {
+            Isolation::Container => Ok(Engine::Container { root: folder.join("root"), binds: Vec::new() }),
+            Isolation::MicroVm => Ok(Engine::MicroVm {
+                disk: folder.join(DISK),
+                address: self.checked.net.host(want.workload),
+                mtu: self.mtu(),
+                accelerator: self.found.borrow().accelerator.ok_or("it is not known yet whether KVM works here")?,
+            }),
+        }
+    }
+
     fn shim_spec(&self, lease: LeaseId, want: &Want, spec: &PrivateSpec) -> Result<ShimSpec, String> {
         let digest = self.image(spec).map_err(|e| e.to_string())?;
         let manifest = self.store.manifest(digest).map_err(|e| e.to_string())?;
@@ -272,7 +362,7 @@ impl Machine {
         let region = &self.checked.charter.name;
         Ok(ShimSpec {
             name: self.name(lease),
-            engine: Engine::Container { root: self.vault.folder(lease).join("root"), binds: Vec::new() },
+            engine: self.engine(lease, want)?,
             process: process(spec, &config),
             hostname: want.service_name.clone(),
             network_namespace: network.namespace,
@@ -311,14 +401,8 @@ fn process(spec: &PrivateSpec, config: &ImageConfig) -> ProcessSpec {
     }
 }
 
-fn supported(want: &Want) -> Result<(), String> {
-    match want.isolation {
-        Some(Isolation::Container) => Ok(()),
-        Some(Isolation::MicroVm) => {
-            Err("this node cannot run micro-VMs: deploy the service with `isolation: container`".to_owned())
-        }
-        None => Err("the ledger asks for a kind of isolation that this version does not know: update the node".to_owned()),
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Disk and process work off the event loop.

@@ -1,6 +1,7 @@
 //! Carries out the plan. One task owns the journal and all decisions; side effects run in tasks of their own, one for
 //! each lease at a time, and send back how they ended.
 
+pub(crate) mod firewall;
 pub(crate) mod health;
 pub(crate) mod journal;
 pub(crate) mod machine;
@@ -27,6 +28,7 @@ use crate::{
     images::{Digest, ImageStore, fetch::Fetcher},
     ledger::{Verified, follow::Ledger, send::Records},
     limits::COLLECT_EVERY,
+    probe::Found,
 };
 use journal::{Journal, JournalError};
 use machine::Machine;
@@ -71,18 +73,20 @@ pub(crate) struct Runner {
 
 impl Runner {
     /// Reads the journal.
+    #[allow(clippy::too_many_arguments, reason = "called once; a struct would only repeat the fields")]
     pub(crate) fn new(
         checked: &Arc<Checked>,
         ledger: &Ledger,
         store: ImageStore,
         fetcher: Fetcher,
         vault: Vault,
+        found: watch::Receiver<Found>,
         board: watch::Sender<Board>,
         records: watch::Sender<Records>,
     ) -> Result<Self, JournalError> {
         let (journal, known) = Journal::open(checked.config.data.join("journal"))?;
         let (sender, messages) = mpsc::channel(MESSAGES_MAX);
-        let machine = Machine::new(checked.clone(), ledger.clone(), store.clone(), fetcher, vault);
+        let machine = Machine::new(checked.clone(), ledger.clone(), store.clone(), fetcher, vault, found);
         Ok(Self {
             me: checked.id,
             grace_ms: checked.charter.timing.heartbeat_timeout_ms.saturating_mul(CUT_OFF_GRACE_TIMEOUTS),
@@ -107,8 +111,11 @@ impl Runner {
     /// Runs until `stop` is set, then stops all workloads (their data and the journal stay) and returns.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut verified = self.verified.clone();
+        self.machine.adopt(self.observed.records.values());
         self.watch_adopted();
         self.publish();
+        let machine = self.machine.clone();
+        let filter = tokio::spawn(async move { machine.keep_filter().await });
         loop {
             let now = verified.borrow_and_update().clone();
             self.look(&now);
@@ -125,6 +132,7 @@ impl Runner {
                 () = tokio::time::sleep(wake) => {}
             }
         }
+        filter.abort();
         self.stop_all().await;
     }
 
@@ -266,9 +274,8 @@ impl Runner {
             return;
         }
         self.collected = Instant::now();
-        let wanted = |lease: &LeaseId| {
-            self.observed.records.contains_key(lease) || self.desired.standbys.contains_key(lease)
-        };
+        let wanted =
+            |lease: &LeaseId| self.observed.records.contains_key(lease) || self.desired.standbys.contains_key(lease);
         self.images.retain(|lease, _| wanted(lease));
         let mut used: BTreeSet<Digest> = self.images.values().copied().collect();
         let records: Vec<Record> = self.observed.records.values().cloned().collect();

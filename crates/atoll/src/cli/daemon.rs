@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::OrFail as _;
+use crate::dashboard::{self, Source};
 
 /// `atoll mesh`, `atoll ledger`, `atoll node`.
 #[derive(Debug, Subcommand)]
@@ -40,6 +41,17 @@ pub(crate) fn mesh(command: &DaemonCommand) -> Result<ExitCode> {
 /// Orders transactions. It brings its own runtime.
 pub(crate) fn ledger(command: &DaemonCommand) -> Result<ExitCode> {
     atoll_ledger::run(command.config()?, stop()).or_fail(|| "the ledger daemon ended", logs)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs leases, forwards browsers, answers names; shows the region's page on the gateway.
+pub(crate) fn node(command: &DaemonCommand) -> Result<ExitCode> {
+    let config: atoll_node::Config = command.config()?;
+    let charter: atoll_base::Charter = read(&config.charter)?;
+    let source = Source::new(charter, &config.servers, atoll_api::UnixClient::new(config.socket.clone()));
+    runtime()?
+        .block_on(async { atoll_node::run(config, Some(dashboard::router(source)), stop()).await })
+        .or_fail(|| "the node daemon ended", logs)?;
     Ok(ExitCode::SUCCESS)
 }
 

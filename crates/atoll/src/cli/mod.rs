@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// The ledger daemon, which orders transactions
     #[command(subcommand)]
     Ledger(daemon::DaemonCommand),
+    /// The node daemon, which runs apps and forwards browsers to them
+    #[command(subcommand)]
+    Node(daemon::DaemonCommand),
     /// Print completions for a shell: source them from its start-up file
     Completions {
         /// Which shell
@@ -85,7 +88,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it is a long-running daemon, whose log is read later instead of a person waiting for an answer.
     pub(crate) const fn is_daemon(&self) -> bool {
-        matches!(self, Self::Mesh(_) | Self::Ledger(_))
+        matches!(self, Self::Mesh(_) | Self::Ledger(_) | Self::Node(_))
     }
 }
 
@@ -106,6 +109,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Charter(command) => charter::run(&command, state.as_deref()),
         Command::Mesh(command) => daemon::mesh(&command),
         Command::Ledger(command) => daemon::ledger(&command),
+        Command::Node(command) => daemon::node(&command),
         Command::Completions { shell } => completions(shell),
     }
 }
