@@ -21,7 +21,7 @@ use atoll_os::{
     rootfs,
     shim::{Shim, ShimError, Status},
     spec::{Engine, ProcessSpec, ShimSpec},
-    vm,
+    vm::{self, Accelerator},
     workload::WorkloadNetwork,
 };
 use sha2::{Digest as _, Sha256};
@@ -249,12 +249,12 @@ impl Machine {
 
     async fn start(&self, lease: LeaseId, want: &Want) -> Result<(), String> {
         let opened = self.opened(lease, want)?;
-        let spec = self.shim_spec(lease, want, &opened.spec)?;
+        let engine = self.engine(lease, want).await?;
+        let spec = self.shim_spec(lease, want, &opened.spec, engine)?;
         let shim = self.shim(lease);
-        let is_vm = want.isolation == Some(Isolation::MicroVm);
-        let _place = match is_vm {
-            true => self.vm_starts.acquire().await.ok(),
-            false => None,
+        let _place = match want.isolation {
+            Some(Isolation::MicroVm) => self.vm_starts.acquire().await.ok(),
+            Some(Isolation::Container) | None => None,
         };
         let status = blocking(move || {
             shim.start(&spec)?;
@@ -341,7 +341,7 @@ impl Machine {
         fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(MTU_DEFAULT)
     }
 
-    fn engine(&self, lease: LeaseId, want: &Want) -> Result<Engine, String> {
+    async fn engine(&self, lease: LeaseId, want: &Want) -> Result<Engine, String> {
         let folder = self.vault.folder(lease);
         match want.isolation.ok_or(UNKNOWN_ISOLATION)? {
             Isolation::Container => Ok(Engine::Container { root: folder.join("root"), binds: Vec::new() }),
@@ -349,12 +349,19 @@ impl Machine {
                 disk: folder.join(DISK),
                 address: self.checked.net.host(want.workload),
                 mtu: self.mtu(),
-                accelerator: self.found.borrow().accelerator.ok_or("it is not known yet whether KVM works here")?,
+                accelerator: self.accelerator().await?,
             }),
         }
     }
 
-    fn shim_spec(&self, lease: LeaseId, want: &Want, spec: &PrivateSpec) -> Result<ShimSpec, String> {
+    /// Waits until it is known.
+    async fn accelerator(&self) -> Result<Accelerator, String> {
+        let mut found = self.found.clone();
+        let known = found.wait_for(|found| found.accelerator.is_some()).await.ok().and_then(|found| found.accelerator);
+        known.ok_or_else(|| "it could not be found out whether KVM works here".to_owned())
+    }
+
+    fn shim_spec(&self, lease: LeaseId, want: &Want, spec: &PrivateSpec, engine: Engine) -> Result<ShimSpec, String> {
         let digest = self.image(spec).map_err(|e| e.to_string())?;
         let manifest = self.store.manifest(digest).map_err(|e| e.to_string())?;
         let config = self.store.image_config(&manifest).map_err(|e| e.to_string())?;
@@ -362,7 +369,7 @@ impl Machine {
         let region = &self.checked.charter.name;
         Ok(ShimSpec {
             name: self.name(lease),
-            engine: self.engine(lease, want)?,
+            engine,
             process: process(spec, &config),
             hostname: want.service_name.clone(),
             network_namespace: network.namespace,
