@@ -7,8 +7,8 @@ pub const LINK_NAME_BYTES_MAX: usize = 15;
 /// Longest name of a network namespace or of a workload: it becomes a file name and a cgroup's name.
 pub const NAME_BYTES_MAX: usize = 128;
 
-/// How long a shim may take to get its workload running before it is given up.
-pub const SHIM_START_MAX: Duration = Duration::from_secs(60);
+/// How long a start waits for its workload to execute; a micro-VM that waits for its turn goes on afterwards.
+pub const SHIM_START_MAX: Duration = Duration::from_secs(120);
 /// How long killed processes may take to leave their cgroup.
 pub const CGROUP_EMPTY_MAX: Duration = Duration::from_secs(10);
 /// The stretch of time in which the kernel accounts for a CPU limit, in microseconds.
@@ -68,3 +68,9 @@ const _: () = assert!((TRANSLATION_MIB << 20) * 2 <= HYPERVISOR_BYTES);
 pub const DEVICES_MAX_WAIT: Duration = Duration::from_secs(10);
 /// The hard limit of open files in a guest.
 pub const GUEST_OPEN_FILES_HARD: u64 = 1_048_576;
+/// Hypervisors run as users of their own from here on, which no system hands out to people or daemons.
+pub const HYPERVISOR_UID_FIRST: u32 = 2_000_000_000;
+/// How many such users there are.
+pub const HYPERVISOR_UIDS: u32 = 100_000_000;
+
+const _: () = assert!(SHIM_START_MAX.as_secs() > VM_BOOT_MAX.as_secs());

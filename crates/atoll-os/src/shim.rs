@@ -165,7 +165,8 @@ impl Shim {
     }
 
     /// Starts the workload unless it runs already, and returns when it executes or could not be started: see
-    /// [`Self::status`]. What is left of an earlier run is cleared first; its log is continued.
+    /// [`Self::status`]. (A micro-VM that waits for its turn to boot may still be starting after
+    /// [`crate::limits::SHIM_START_MAX`].) What is left of an earlier run is cleared first; its log is continued.
     ///
     /// The shim is this program, called as `shim <directory>`; its `main` must pass that on to [`main`]. Blocks for
     /// some tens of milliseconds: on a tokio runtime, call it with `spawn_blocking`.

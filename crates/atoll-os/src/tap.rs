@@ -3,7 +3,7 @@
 use std::{
     fs::OpenOptions,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use nix::libc;
@@ -13,15 +13,21 @@ use crate::limits::LINK_NAME_BYTES_MAX;
 /// Makes a TAP link that stays when this process ends, in the calling thread's network namespace. It exists already
 /// without a user: nothing changes.
 pub(crate) fn create_persistent(name: &str) -> io::Result<()> {
+    let tap = open(name)?;
+    let persist: libc::c_int = 1;
+    // SAFETY: the descriptor is open for the duration of the call and TUNSETPERSIST takes an integer by value.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST as _, persist) })
+}
+
+/// The frames of a TAP link in the calling thread's network namespace, which nobody else uses; made if it is not there.
+pub(crate) fn open(name: &str) -> io::Result<OwnedFd> {
     let tun = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     let mut request = named_request(name);
     // The flags fit the kernel's short: IFF_TAP 2, IFF_NO_PI 0x1000, IFF_VNET_HDR 0x4000.
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: the descriptor is open for the duration of the call and TUNSETIFF reads and writes one `ifreq`.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &mut request) })?;
-    let persist: libc::c_int = 1;
-    // SAFETY: the descriptor is open for the duration of the call and TUNSETPERSIST takes an integer by value.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETPERSIST as _, persist) })
+    Ok(tun.into())
 }
 
 /// Brings the loopback link of the calling thread's network namespace up.

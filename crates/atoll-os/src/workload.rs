@@ -75,6 +75,8 @@ impl WorkloadNetwork {
 
     async fn ensure_addressed(&self, inside: &Links) -> Result<(), LinkError> {
         inside.set_sysctl("ipv6/conf/all/disable_ipv6", "0")?;
+        // As in Docker: a program need not be root to listen on port 80 of a machine that is its own.
+        inside.set_sysctl("ipv4/ip_unprivileged_port_start", "0")?;
         inside.set_sysctl(&format!("ipv6/conf/{WORKLOAD_LINK}/accept_dad"), "0")?;
         inside.set_sysctl(&format!("ipv6/conf/{WORKLOAD_LINK}/accept_ra"), "0")?;
         inside.ensure_address(WORKLOAD_LINK, self.address.into(), 128).await?;

@@ -4,8 +4,8 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-        unix::{net::UnixStream, process::CommandExt},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        unix::{fs::MetadataExt, net::UnixStream, process::CommandExt},
     },
     path::Path,
     process::{Command, Stdio},
@@ -16,7 +16,7 @@ use nix::{
     fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl},
     libc,
     sys::{signal::Signal, signalfd::SignalFd},
-    unistd::{Pid, getpid, pipe2},
+    unistd::{Gid, Pid, Uid, fchown, getpid, pipe2, setgid, setgroups, setuid},
 };
 
 use super::{ExitRecord, ShimError, run::Child};
@@ -24,12 +24,13 @@ use crate::{
     cgroup::{Cgroup, Limits},
     disk::DiskError,
     limits::{
-        CONTROL_LINE_BYTES_MAX, GUEST_KERNEL_BYTES, HYPERVISOR_BYTES, HYPERVISOR_PIDS, TRANSLATION_MIB,
-        VM_BOOTS_AT_ONCE, VM_CPUS_MAX,
+        CONTROL_LINE_BYTES_MAX, GUEST_KERNEL_BYTES, HYPERVISOR_BYTES, HYPERVISOR_PIDS, HYPERVISOR_UID_FIRST,
+        HYPERVISOR_UIDS, TRANSLATION_MIB, VM_BOOTS_AT_ONCE, VM_CPUS_MAX,
     },
     log::Stream,
     netns::NetNs,
     spec::{ShimSpec, SpecError},
+    tap,
     vm::{self, Accelerator, GuestKernel, initramfs, protocol, protocol::Report},
     workload::TAP_LINK,
 };
@@ -81,32 +82,47 @@ pub(super) fn start(
         pids_max: HYPERVISOR_PIDS,
     })?;
 
-    let pair = || UnixStream::pair().map_err(fail("open a channel to the guest of"));
-    let ((out, out_end), (err, err_end), (control, control_end)) = (pair()?, pair()?, pair()?);
-    control.set_nonblocking(true).map_err(fail("open a channel to the guest of"))?;
-    let (console, console_end) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("open a pipe for")(e.into()))?;
-    let ports = [
-        (protocol::OUT_PORT, out_end.as_raw_fd()),
-        (protocol::ERR_PORT, err_end.as_raw_fd()),
-        (protocol::CONTROL_PORT, control_end.as_raw_fd()),
-    ];
+    let opened = |e: io::Error| fail("open the channels to the guest of")(e);
+    let ((out, out_end), (err, err_end)) = (UnixStream::pair().map_err(opened)?, UnixStream::pair().map_err(opened)?);
+    let (control, control_end) = UnixStream::pair().map_err(opened)?;
+    control.set_nonblocking(true).map_err(opened)?;
+    let (console, console_end) = pipe2(OFlag::O_CLOEXEC).map_err(|e| opened(e.into()))?;
+    let tap = namespace.run(|| tap::open(TAP_LINK)).map_err(|e| refuse(e.to_string()))?;
+    let tap = tap.map_err(|e| refuse(format!("cannot open its link {TAP_LINK}: {e}; prepare its network first")))?;
+    // Some systems let only root read /boot.
+    let image = bundle.join("vmlinuz");
+    fs::copy(&kernel.image, &image).map_err(DiskError::io("copy the kernel to", &image))?;
+    let user = Uid::from_raw(HYPERVISOR_UID_FIRST + hash(&spec.name) % HYPERVISOR_UIDS);
+    let files = Files {
+        kernel: hand_over(&image, user, false)?,
+        initrd: hand_over(&initrd, user, false)?,
+        disk: hand_over(disk, user, true)?,
+        tap,
+        out: out_end,
+        err: err_end,
+        control: control_end,
+    };
     let mut command = Command::new(vm::QEMU);
-    command.args(machine(spec, accelerator, guest_bytes)).arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initrd);
-    command.args(devices(spec, disk, &ports).map_err(refuse)?);
-    command.stdin(Stdio::null());
-    command.stdout(console_end.try_clone().map_err(fail("open a pipe for"))?).stderr(console_end);
-    namespace.enter_on_spawn(&mut command).map_err(|e| refuse(e.to_string()))?;
-    confine(&mut command, cgroup.clone(), ports.map(|(_, end)| end));
+    command.args(machine(spec, accelerator, guest_bytes)).args(files.devices(spec)).current_dir("/");
+    command.stdin(Stdio::null()).stdout(console_end.try_clone().map_err(opened)?).stderr(console_end);
+    let kvm = fs::metadata("/dev/kvm").ok().filter(|_| accelerator == Accelerator::Kvm).map(|found| found.gid());
+    confine(&mut command, cgroup.clone(), user, kvm.map(Gid::from_raw), files.numbers());
     let child =
         command.spawn().map_err(|e| refuse(format!("cannot run {}: {e}; install qemu-system-x86", vm::QEMU)))?;
-    // A process number fits an i32; the child is collected by the shim's loop.
-    let pid = Pid::from_raw(child.id() as i32);
     Ok(Child {
-        pid,
+        // A process number fits an i32; the child is collected by the shim's loop.
+        pid: Pid::from_raw(child.id() as i32),
         outputs: vec![(Stream::Out, out.into()), (Stream::Err, err.into()), (Stream::Note, console)],
         lacking: Vec::new(),
         guest: Some(Guest { control: Some(control), pending: Vec::new(), report: None, turn: Some(turn) }),
     })
+}
+
+/// Makes a file the hypervisor's own.
+fn hand_over(path: &Path, user: Uid, writable: bool) -> Result<File, DiskError> {
+    let file = OpenOptions::new().read(true).write(writable).open(path).map_err(DiskError::io("open", path))?;
+    fchown(file.as_fd(), Some(user), None).map_err(|e| DiskError::io("hand over", path)(e.into()))?;
+    Ok(file)
 }
 
 impl Guest {
@@ -224,42 +240,74 @@ fn machine(spec: &ShimSpec, accelerator: Accelerator, guest_bytes: u64) -> Vec<S
     arguments
 }
 
-fn devices(spec: &ShimSpec, disk: &Path, ports: &[(&str, RawFd); 3]) -> Result<Vec<String>, String> {
-    let disk = disk.to_str().ok_or("the path of its disk is not UTF-8")?.replace(',', ",,");
-    let mut arguments = Vec::new();
-    let mut add = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
-    add("-drive", format!("if=none,id=root,format=raw,discard=unmap,file={disk}"));
-    add("-device", "virtio-blk-pci,drive=root".into());
-    add("-netdev", format!("tap,id=net,ifname={TAP_LINK},script=no,downscript=no"));
-    // Locally administered; it is alone on its link.
-    let name = spec.name.bytes().fold(0u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
-    let [a, b, c, d] = name.to_be_bytes();
-    add("-device", format!("virtio-net-pci,netdev=net,romfile=,mac=02:a7:{a:02x}:{b:02x}:{c:02x}:{d:02x}"));
-    add("-device", "virtio-rng-pci".into());
-    add("-device", "virtio-serial-pci".into());
-    for (name, end) in ports {
-        add("-chardev", format!("socket,id={name},fd={end}"));
-        add("-device", format!("virtserialport,chardev={name},name={name}"));
-    }
-    Ok(arguments)
+/// What the hypervisor is given: it runs as a user that can open nothing by itself.
+struct Files {
+    kernel: File,
+    disk: File,
+    initrd: File,
+    tap: OwnedFd,
+    out: UnixStream,
+    err: UnixStream,
+    control: UnixStream,
 }
 
-/// Lets the hypervisor end with the shim, be accounted to its workload, and keep its ends of the channels.
-fn confine(command: &mut Command, cgroup: Cgroup, ends: [RawFd; 3]) {
+impl Files {
+    fn numbers(&self) -> [RawFd; 7] {
+        let ports = [self.out.as_raw_fd(), self.err.as_raw_fd(), self.control.as_raw_fd()];
+        let kernel = self.kernel.as_raw_fd();
+        [kernel, self.disk.as_raw_fd(), self.initrd.as_raw_fd(), self.tap.as_raw_fd(), ports[0], ports[1], ports[2]]
+    }
+
+    fn devices(&self, spec: &ShimSpec) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut add = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        // A file that the user owns can be opened again by its number, whatever directories it is in.
+        add("-kernel", format!("/proc/self/fd/{}", self.kernel.as_raw_fd()));
+        add("-initrd", format!("/proc/self/fd/{}", self.initrd.as_raw_fd()));
+        let disk = format!("/proc/self/fd/{}", self.disk.as_raw_fd());
+        add("-drive", format!("if=none,id=root,format=raw,discard=unmap,file={disk}"));
+        add("-device", "virtio-blk-pci,drive=root".into());
+        add("-netdev", format!("tap,id=net,fd={}", self.tap.as_raw_fd()));
+        // Locally administered; it is alone on its link.
+        let [a, b, c, d] = hash(&spec.name).to_be_bytes();
+        add("-device", format!("virtio-net-pci,netdev=net,romfile=,mac=02:a7:{a:02x}:{b:02x}:{c:02x}:{d:02x}"));
+        add("-device", "virtio-rng-pci".into());
+        add("-device", "virtio-serial-pci".into());
+        for (name, end) in
+            [(protocol::OUT_PORT, &self.out), (protocol::ERR_PORT, &self.err), (protocol::CONTROL_PORT, &self.control)]
+        {
+            add("-chardev", format!("socket,id={name},fd={}", end.as_raw_fd()));
+            add("-device", format!("virtserialport,chardev={name},name={name}"));
+        }
+        arguments
+    }
+}
+
+/// A number for a name: it need not be unique, only seldom the same.
+fn hash(name: &str) -> u32 {
+    name.bytes().fold(5381u32, |hash, byte| hash.wrapping_mul(33) ^ u32::from(byte))
+}
+
+/// Lets the hypervisor be accounted to its workload, keep its files, be nobody, and end with the shim.
+fn confine(command: &mut Command, cgroup: Cgroup, user: Uid, kvm: Option<Gid>, files: [RawFd; 7]) {
     let prepare = move || {
-        // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
-        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
         cgroup.add(getpid()).map_err(io::Error::other)?;
-        for end in ends {
-            // SAFETY: the channels' ends are open until the spawning function returns, after this ran.
-            let end = unsafe { BorrowedFd::borrow_raw(end) };
-            fcntl(end, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        for file in files {
+            // SAFETY: the files are open until the spawning function returns, after this ran.
+            let file = unsafe { BorrowedFd::borrow_raw(file) };
+            fcntl(file, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
-        Ok(())
+        setgroups(kvm.as_slice())?;
+        setgid(Gid::from_raw(user.as_raw()))?;
+        setuid(user)?;
+        // Last, because a change of user takes it back.
+        // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     };
-    // SAFETY: the shim has a single thread, so between fork and exec the child may allocate and use files.
+    // SAFETY: the shim has a single thread again, so between fork and exec the child may allocate and use files.
     unsafe {
         command.pre_exec(prepare);
     }

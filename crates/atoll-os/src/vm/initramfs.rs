@@ -30,12 +30,13 @@ pub(crate) fn write(path: &Path, kernel: &GuestKernel, spec: Option<&ShimSpec>) 
         archive.directory(Path::new(dir))?;
     }
     archive.entry("dev/console", CONSOLE, (5, 1), &[])?;
-    archive.file(Path::new("init"), PROGRAM, &fs::read("/proc/self/exe")?)?;
+    let program = fs::read("/proc/self/exe")?;
+    archive.file(Path::new("init"), PROGRAM, loaded_part(&program))?;
     for library in libraries()? {
         let content = fs::read(&library)?;
-        archive.file(&library, PROGRAM, &content)?;
+        archive.file(&library, PROGRAM, loaded_part(&content))?;
         if let Some(name) = library.file_name() {
-            archive.file(&Path::new(LINKER_DIR).join(name), PROGRAM, &content)?;
+            archive.file(&Path::new(LINKER_DIR).join(name), PROGRAM, loaded_part(&content))?;
         }
     }
     let mut list = String::new();
@@ -56,6 +57,28 @@ fn libraries() -> io::Result<BTreeSet<PathBuf>> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let paths = maps.lines().filter_map(|line| line.split_ascii_whitespace().nth(5));
     Ok(paths.filter(|path| path.starts_with('/') && path.contains(".so")).map(PathBuf::from).collect())
+}
+
+/// A 64-bit ELF file without what lies behind its last loaded segment: symbols for debuggers, and the table of
+/// sections, which only linkers and debuggers read. Anything else is left as it is.
+fn loaded_part(file: &[u8]) -> &[u8] {
+    let number = |at: usize, size: usize| {
+        let bytes = file.get(at..at + size)?;
+        Some(bytes.iter().rev().fold(0u64, |value, byte| value << 8 | u64::from(*byte)))
+    };
+    let end = || {
+        let is_elf64 = file.starts_with(b"\x7fELF\x02\x01");
+        // e_phoff, e_phentsize, e_phnum; then p_offset and p_filesz of each program header.
+        let (table, size, count) = (number(0x20, 8)?, number(0x36, 2)?, number(0x38, 2)?);
+        let mut end = table + size * count;
+        for index in 0..count {
+            let at = usize::try_from(table + index * size).ok()?;
+            end = end.max(number(at + 0x08, 8)?.checked_add(number(at + 0x20, 8)?)?);
+        }
+        is_elf64.then_some(end)
+    };
+    let end = end().and_then(|end| usize::try_from(end).ok()).unwrap_or(file.len());
+    &file[..end.min(file.len())]
 }
 
 struct Archive<W> {
@@ -137,6 +160,22 @@ mod tests {
         assert_eq!(bytes.len() % 4, 0);
         let at = text.find("a/b/one").expect("the name");
         assert_eq!(&bytes[(at + 8).next_multiple_of(4)..][..5], b"12345");
+    }
+
+    #[test]
+    fn what_is_never_loaded_is_left_out() {
+        let program = fs::read("/proc/self/exe").expect("this program");
+        let part = loaded_part(&program);
+        assert!(part.len() < program.len() && part.len() > program.len() / 10, "{} of {}", part.len(), program.len());
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("program");
+        fs::write(&path, part).expect("write");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&path, mode).expect("a mode");
+        let output = std::process::Command::new(&path).arg("--list").output().expect("it still runs");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("what_is_never_loaded_is_left_out"));
+        assert_eq!(loaded_part(b"#!/bin/sh"), b"#!/bin/sh");
+        assert_eq!(loaded_part(b"\x7fELF\x02\x01"), b"\x7fELF\x02\x01");
     }
 
     #[test]
