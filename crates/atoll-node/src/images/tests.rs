@@ -194,7 +194,11 @@ fn hostile_layers_never_leave_the_image() {
     let target = outside.path().to_str().expect("text").to_owned();
     let (_folder, root) = unpack(&[
         tar_of(&[Entry::Symlink("out", &target), Entry::Symlink("up", "../../../.."), Entry::File("/abs", "x")]),
-        tar_of(&[Entry::File("out/file", "inside"), Entry::File("up/file", "inside"), Entry::File("out", "a file now")]),
+        tar_of(&[
+            Entry::File("out/file", "inside"),
+            Entry::File("up/file", "inside"),
+            Entry::File("out", "a file now"),
+        ]),
     ]);
     let root = root.expect("unpacked");
     assert_eq!(fs::read_dir(outside.path()).expect("listed").count(), 0, "something was written outside");
@@ -209,7 +213,8 @@ fn hostile_layers_never_leave_the_image() {
 
 #[test]
 fn links_that_lead_in_a_circle_are_refused() {
-    let (_folder, root) = unpack(&[tar_of(&[Entry::Symlink("a", "b"), Entry::Symlink("b", "a"), Entry::File("a/x", "")])]);
+    let (_folder, root) =
+        unpack(&[tar_of(&[Entry::Symlink("a", "b"), Entry::Symlink("b", "a"), Entry::File("a/x", "")])]);
     let error = root.expect_err("it must be refused").to_string();
     assert!(error.contains("too many links"), "{error}");
 }
