@@ -7,6 +7,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -68,6 +69,13 @@ pub enum LedgerError {
 /// Runs a validator's ledger until `shutdown` is ready. It brings its own runtime, so it must not be called from within
 /// one; `shutdown` is polled inside of it and may use tokio.
 pub fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), LedgerError> {
+    run_until(config, Box::pin(shutdown))
+}
+
+type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Not generic, so that the engine is compiled with this crate and not again with each program that uses it.
+fn run_until(config: Config, shutdown: Shutdown) -> Result<(), LedgerError> {
     let member = config.member()?;
     let consensus = config.data.join("consensus");
     std::fs::create_dir_all(&consensus).map_err(|source| LedgerError::Data { path: consensus.clone(), source })?;
@@ -78,12 +86,7 @@ pub fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) 
     Runner::new(runtime).start(|context| serve(context, config, member, shutdown))
 }
 
-async fn serve(
-    context: Context,
-    config: Config,
-    member: Member,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), LedgerError> {
+async fn serve(context: Context, config: Config, member: Member, shutdown: Shutdown) -> Result<(), LedgerError> {
     let backend = Arc::new(FjallBackend::open(&config.data.join("chain"))?);
     let chain = Chain::open(member.charter.clone(), backend, &config.data.join("mempool.journal"))?;
     let status = Status::default();

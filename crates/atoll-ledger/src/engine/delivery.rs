@@ -80,6 +80,7 @@ impl<A: Application> Delivery<A> {
         let timestamp_ms = block.inner().header().timestamp_ms;
         let now_ms = self.clock.now_ms(context.current());
         self.clock.observe(timestamp_ms, context.current());
+        tracing::debug!(block = ?block.inner(), after_ms = now_ms.saturating_sub(timestamp_ms), "final");
         if timestamp_ms >= started_ms {
             self.status.set_finality_ms(now_ms.saturating_sub(timestamp_ms));
         }
