@@ -44,13 +44,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start the region on this machine and keep it running
-    #[command(hide = true)]
     Up(up::UpArgs),
     /// Stop the region's daemons and leave its state
-    #[command(hide = true)]
     Down(up::DownArgs),
     /// Say what runs, how far it is, and what is wrong
-    #[command(hide = true)]
     Status(up::StatusArgs),
     /// Deploy an app from a Compose file, and follow it until it answers
     Deploy(deploy::DeployArgs),

@@ -6,17 +6,17 @@ use std::{
 };
 
 /// Environment variable that names the state directory.
-pub const STATE_ENV: &str = "ATOLL_STATE";
+pub(crate) const STATE_ENV: &str = "ATOLL_STATE";
 
 /// The state directory of a region: paths only, nothing is touched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
+pub(crate) struct Layout {
     root: PathBuf,
 }
 
 impl Layout {
     /// For an explicit directory, else the environment's, else the default for a region of this name.
-    pub fn find(explicit: Option<&Path>, region: &str) -> Self {
+    pub(crate) fn find(explicit: Option<&Path>, region: &str) -> Self {
         let root = explicit
             .map(Path::to_owned)
             .or_else(|| env::var_os(STATE_ENV).map(PathBuf::from))
@@ -27,67 +27,67 @@ impl Layout {
     }
 
     /// The directory itself.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// The owner's configuration; its existence says that the region was founded completely.
-    pub fn settings(&self) -> PathBuf {
+    pub(crate) fn settings(&self) -> PathBuf {
         self.root.join("atoll.toml")
     }
 
     /// The charter.
-    pub fn charter(&self) -> PathBuf {
+    pub(crate) fn charter(&self) -> PathBuf {
         self.root.join("charter.toml")
     }
 
     /// Accounts of the people on this machine: `wallet`, `provider`.
-    pub fn account_key(&self, name: &str) -> PathBuf {
+    pub(crate) fn account_key(&self, name: &str) -> PathBuf {
         self.root.join("keys").join(format!("{name}.key"))
     }
 
     /// The supervisor's API.
-    pub fn supervisor_socket(&self) -> PathBuf {
+    pub(crate) fn supervisor_socket(&self) -> PathBuf {
         self.root.join("run/supervisor.sock")
     }
 
     /// Held by the running supervisor.
-    pub fn supervisor_lock(&self) -> PathBuf {
+    pub(crate) fn supervisor_lock(&self) -> PathBuf {
         self.root.join("run/supervisor.lock")
     }
 
     /// Process ids of the daemons, so that a supervisor after a crash finds what the last one left.
-    pub fn daemons_file(&self) -> PathBuf {
+    pub(crate) fn daemons_file(&self) -> PathBuf {
         self.root.join("run/daemons.json")
     }
 
     /// Logs.
-    pub fn log(&self, name: &str) -> PathBuf {
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.root.join("logs").join(format!("{name}.log"))
     }
 
     /// A member's own directory.
-    pub fn member(&self, member: &str) -> PathBuf {
+    pub(crate) fn member(&self, member: &str) -> PathBuf {
         self.root.join("members").join(member)
     }
 
     /// A member's identity key.
-    pub fn identity(&self, member: &str) -> PathBuf {
+    pub(crate) fn identity(&self, member: &str) -> PathBuf {
         self.member(member).join("identity.key")
     }
 
     /// Configuration of one daemon, made anew at each start.
-    pub fn daemon_config(&self, member: &str, role: &str) -> PathBuf {
+    pub(crate) fn daemon_config(&self, member: &str, role: &str) -> PathBuf {
         self.member(member).join(format!("{role}.toml"))
     }
 
     /// API socket of one daemon.
-    pub fn daemon_socket(&self, member: &str, role: &str) -> PathBuf {
+    pub(crate) fn daemon_socket(&self, member: &str, role: &str) -> PathBuf {
         self.member(member).join("run").join(format!("{role}.sock"))
     }
 
     /// Data of one daemon.
-    pub fn daemon_data(&self, member: &str, role: &str) -> PathBuf {
+    pub(crate) fn daemon_data(&self, member: &str, role: &str) -> PathBuf {
         self.member(member).join(role)
     }
 }

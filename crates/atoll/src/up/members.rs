@@ -12,15 +12,15 @@ const CONSENSUS_PORT: u16 = 4871;
 /// Port of JSON-RPC on mesh addresses.
 const RPC_MESH_PORT: u16 = 8545;
 /// The mesh's interface in every member's network.
-pub const MESH_INTERFACE: &str = "atoll0";
+pub(crate) const MESH_INTERFACE: &str = "atoll0";
 /// The interface by which a lab member reaches the bridge.
-pub const LAB_INTERFACE: &str = "eth0";
+pub(crate) const LAB_INTERFACE: &str = "eth0";
 /// The bridge that joins a lab's members.
-pub const LAB_BRIDGE: &str = "atoll-br";
+pub(crate) const LAB_BRIDGE: &str = "atoll-br";
 
 /// A daemon's job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
+pub(crate) enum Role {
     /// Carries packets.
     Mesh,
     /// Orders transactions.
@@ -31,7 +31,7 @@ pub enum Role {
 
 impl Role {
     /// Name of the subcommand, of files and in tables.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Mesh => "mesh",
             Self::Ledger => "ledger",
@@ -42,22 +42,22 @@ impl Role {
 
 /// One machine of the region, real or in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
+pub(crate) struct Member {
     /// `home`; in a lab `host`, `v1`…, `n1`….
-    pub name: String,
+    pub(crate) name: String,
     /// Whether it votes.
-    pub validator: bool,
+    pub(crate) validator: bool,
     /// Whether it offers capacity.
-    pub capacity: bool,
+    pub(crate) capacity: bool,
     /// Whether people on this machine reach the region through it.
-    pub gateway: bool,
+    pub(crate) gateway: bool,
     /// Network namespace; the machine's own when absent.
-    pub namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
 }
 
 impl Member {
     /// Its daemons, in the order in which they start.
-    pub fn roles(&self) -> Vec<Role> {
+    pub(crate) fn roles(&self) -> Vec<Role> {
         let mut roles = vec![Role::Mesh];
         roles.extend(self.validator.then_some(Role::Ledger));
         roles.extend((self.capacity || self.gateway).then_some(Role::Node));
@@ -66,7 +66,7 @@ impl Member {
 }
 
 /// All members that the settings ask for.
-pub fn members(settings: &Settings) -> Vec<Member> {
+pub(crate) fn members(settings: &Settings) -> Vec<Member> {
     let region = &settings.region.name;
     if settings.size.is_single() {
         return vec![Member { name: region.clone(), validator: true, capacity: true, gateway: true, namespace: None }];
@@ -86,20 +86,20 @@ pub fn members(settings: &Settings) -> Vec<Member> {
 }
 
 /// What the daemons' configurations follow from.
-pub struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     /// Paths.
-    pub layout: &'a Layout,
+    pub(crate) layout: &'a Layout,
     /// The owner's wishes.
-    pub settings: &'a Settings,
+    pub(crate) settings: &'a Settings,
     /// The region.
-    pub charter: &'a Charter,
+    pub(crate) charter: &'a Charter,
     /// What one node offers.
-    pub capacity: Capacity,
+    pub(crate) capacity: Capacity,
 }
 
 impl Plan<'_> {
     /// The text of one daemon's configuration file.
-    pub fn config(&self, member: &Member, role: Role) -> Result<String> {
+    pub(crate) fn config(&self, member: &Member, role: Role) -> Result<String> {
         Ok(match role {
             Role::Mesh => toml::to_string_pretty(&self.mesh(member))?,
             Role::Ledger => toml::to_string_pretty(&self.ledger(member))?,

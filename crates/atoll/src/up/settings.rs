@@ -7,51 +7,51 @@ use atoll_base::{charter::is_dns_label, schema::Capacity};
 use serde::{Deserialize, Serialize};
 
 /// Most members of one kind in a region on one machine.
-pub const MEMBERS_MAX: u32 = 32;
+pub(crate) const MEMBERS_MAX: u32 = 32;
 
 /// The file `atoll.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// What is founded.
-    pub region: Region,
+    pub(crate) region: Region,
     /// How large it is on this machine.
     #[serde(default)]
-    pub size: Size,
+    pub(crate) size: Size,
     /// Ports on this machine.
     #[serde(default)]
-    pub ports: Ports,
+    pub(crate) ports: Ports,
     /// What each node offers; what the machine has, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub capacity: Option<Capacity>,
+    pub(crate) capacity: Option<Capacity>,
     /// Labels of members, by name: `n1 = ["zone=school"]`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, Vec<String>>,
+    pub(crate) labels: BTreeMap<String, Vec<String>>,
     /// Links to machines elsewhere.
     #[serde(default)]
-    pub mesh: Mesh,
+    pub(crate) mesh: Mesh,
 }
 
 /// Name and currency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Region {
+pub(crate) struct Region {
     /// A DNS label, the region's top-level domain.
-    pub name: String,
+    pub(crate) name: String,
     /// Full name of the coin.
-    pub currency: String,
+    pub(crate) currency: String,
     /// Its ticker.
-    pub symbol: String,
+    pub(crate) symbol: String,
 }
 
 /// How many validators and nodes run on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Size {
+pub(crate) struct Size {
     /// Validators.
-    pub validators: u32,
+    pub(crate) validators: u32,
     /// Nodes that offer capacity.
-    pub nodes: u32,
+    pub(crate) nodes: u32,
 }
 
 impl Default for Size {
@@ -62,7 +62,7 @@ impl Default for Size {
 
 impl Size {
     /// One validator and one node share the machine's own network; anything bigger gets a namespace for each.
-    pub const fn is_single(self) -> bool {
+    pub(crate) const fn is_single(self) -> bool {
         self.validators == 1 && self.nodes == 1
     }
 }
@@ -70,13 +70,13 @@ impl Size {
 /// Where people and programs on this machine reach the region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Ports {
+pub(crate) struct Ports {
     /// Gateway and the region's page, on loopback.
-    pub gateway: u16,
+    pub(crate) gateway: u16,
     /// Ethereum JSON-RPC, on loopback.
-    pub rpc: u16,
+    pub(crate) rpc: u16,
     /// Mesh links, UDP.
-    pub mesh: u16,
+    pub(crate) mesh: u16,
 }
 
 impl Default for Ports {
@@ -88,18 +88,18 @@ impl Default for Ports {
 /// Links beyond this machine. Empty by default: no host is contacted that the owner did not name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Mesh {
+pub(crate) struct Mesh {
     /// Peers, `udp://host:port`.
     #[serde(default)]
-    pub peers: Vec<String>,
+    pub(crate) peers: Vec<String>,
     /// Interfaces on which neighbours are discovered by link-local multicast.
     #[serde(default)]
-    pub discovery: Vec<String>,
+    pub(crate) discovery: Vec<String>,
 }
 
 impl Settings {
     /// For a new region.
-    pub fn new(name: &str, size: Size, ports: Ports) -> Self {
+    pub(crate) fn new(name: &str, size: Size, ports: Ports) -> Self {
         let mut currency = name.to_owned();
         currency[..1].make_ascii_uppercase();
         Self {
@@ -117,7 +117,7 @@ impl Settings {
     }
 
     /// Reads and checks the file.
-    pub fn load(path: &Path) -> Result<Self> {
+    pub(crate) fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let settings: Self = toml::from_str(&text)
             .with_context(|| format!("{} is not a valid configuration: correct it and try again", path.display()))?;
@@ -126,7 +126,7 @@ impl Settings {
     }
 
     /// Refuses what cannot work.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if !is_dns_label(&self.region.name) || self.region.name == "localhost" {
             bail!(
                 "region.name '{}' is not a DNS label: use a-z, 0-9 and '-', starting with a letter",
@@ -142,7 +142,7 @@ impl Settings {
     }
 
     /// The text of the file, with a word of explanation.
-    pub fn to_text(&self) -> Result<String> {
+    pub(crate) fn to_text(&self) -> Result<String> {
         Ok(format!(
             "# This machine's part in the region. Read at each `atoll up`; what the region *is* stands in charter.toml.\n\n{}",
             toml::to_string_pretty(self)?
