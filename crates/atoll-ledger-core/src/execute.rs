@@ -213,7 +213,13 @@ pub fn execute<S: StateRead>(
 ) -> Result<Executed, ExecuteError<S::Error>> {
     let mut run = Run::new(env, parent)?;
     for (index, tx) in transactions.iter().enumerate() {
-        match (run.transaction(tx)?, mode) {
+        let outcome = match (run.transaction(tx), mode) {
+            // One transaction that the ledger chokes on must not keep all others out. Verifiers do not skip: for them it
+            // is no verdict on the block.
+            (Err(ExecuteError::Broken(why)), Mode::Propose) => Err(Invalid::Unusable(why).into()),
+            (outcome, _) => outcome?,
+        };
+        match (outcome, mode) {
             (Ok(()), _) => {}
             (Err(skip), Mode::Propose) => run.done.skipped.push((index, skip)),
             (Err(Skip::Invalid(source)), Mode::Verify) => return Err(ExecuteError::Transaction { index, source }),

@@ -33,9 +33,6 @@ pub const PLACEMENTS_PER_BLOCK_MAX: usize = 1_024;
 /// A deployment must be able to pay for so long when it is made or resumed.
 pub const ESCROW_MIN_MS: u64 = 3_600_000;
 
-/// Hashes of ancestors that contracts can ask for (EIP-2935).
-pub const ANCESTORS: u64 = 8_191;
-
 /// Gas for entering a system contract.
 pub const GAS_BASE: u64 = 700;
 /// Gas for reading one word of a system contract's storage.

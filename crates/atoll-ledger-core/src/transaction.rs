@@ -98,6 +98,9 @@ pub enum Invalid {
         /// The rule that it breaks.
         why: &'static str,
     },
+    /// Executing it meets a record of the ledger that cannot be read: a fault of the ledger, not of the sender.
+    #[error("the ledger cannot execute the transaction: {0}")]
+    Unusable(String),
     /// Any other rule of the EVM.
     #[error("the transaction breaks a rule of the EVM: {0}")]
     Evm(String),

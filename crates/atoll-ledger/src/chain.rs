@@ -118,6 +118,7 @@ struct Inner {
     tree: Mutex<Tree>,
     head: watch::Sender<Arc<ExecutedBlock>>,
     certified: watch::Sender<Option<Arc<Certified>>>,
+    last_final: Mutex<Option<Arc<ExecutedBlock>>>,
     recent: Mutex<VecDeque<Arc<ExecutedBlock>>>,
     mempool: Mempool,
     finals: mpsc::Sender<Final>,
@@ -285,6 +286,14 @@ impl Chain {
         Ok(block)
     }
 
+    /// The executed parent of a final block: the committed one, or the one that was told to be final just before.
+    fn final_parent(&self, block: &Block) -> Option<Arc<ExecutedBlock>> {
+        let hash = block.header().parent_hash;
+        let known = lock(&self.0.tree).get(&hash).cloned();
+        // The tree may have dropped it to make room while it waits to be committed.
+        known.or_else(|| lock(&self.0.last_final).clone().filter(|last| last.block.hash() == hash))
+    }
+
     /// Nothing can be said about a block now. The engine goes on without an answer; people read it in the status.
     async fn give_up<T>(&self, what: &str, why: String) -> T {
         tracing::error!(%why, "{what}");
@@ -343,8 +352,7 @@ impl Application for Chain {
         if block.number() <= self.head().block.number() {
             return;
         }
-        let parent = lock(&self.0.tree).get(&block.header().parent_hash).cloned();
-        let executed = match parent {
+        let executed = match self.final_parent(&block) {
             Some(parent) => self.execute(&parent, block.clone()).map_err(|why| why.to_string()),
             None => Err("its parent is not known".into()),
         };
@@ -352,6 +360,7 @@ impl Application for Chain {
             Ok(executed) => executed,
             Err(why) => return self.give_up("a final block cannot be executed: this ledger stands still", why).await,
         };
+        *lock(&self.0.last_final) = Some(Arc::clone(&executed));
         let (done, committed) = oneshot::channel();
         let sent = self.0.finals.send(Final { executed, certificate, done }).await;
         if sent.is_err() || committed.await.is_err() {

@@ -142,7 +142,7 @@ impl Prefetch {
 pub enum Action {
     /// Write a record for a new lease.
     Accept,
-    /// Follow the lease's newest terms in the record, without touching the workload.
+    /// Write down that the lease is suspended, or not any more.
     Renew,
     /// Fetch the image.
     Fetch,

@@ -151,7 +151,11 @@ impl Record {
 
     /// Why it is as it is.
     pub fn why(&self) -> &str {
-        self.failure.as_ref().map_or(&self.want.why, |failure| &failure.why)
+        match &self.failure {
+            Some(failure) => &failure.why,
+            None if self.stage == Stage::Running => "healthy",
+            None => &self.want.why,
+        }
     }
 
     fn begin(&mut self, stage: Stage) {

@@ -149,3 +149,6 @@ impl RequestHandler for Names {
         self.answer(request, handle).await
     }
 }
+
+#[cfg(test)]
+mod tests;

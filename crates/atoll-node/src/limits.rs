@@ -39,6 +39,8 @@ pub const GATEWAY_CONNECTIONS_MAX: usize = 4_096;
 pub const GATEWAY_HEAD: Duration = Duration::from_secs(15);
 /// Longest wait for a connection to a backend.
 pub const BACKEND_CONNECT: Duration = Duration::from_millis(1_500);
+/// A backend's machine that acknowledges nothing for so long is given up.
+pub const BACKEND_UNACKED: Duration = Duration::from_secs(3);
 /// Longest wait for the head of a backend's answer.
 pub const BACKEND_HEAD: Duration = Duration::from_secs(60);
 /// Unused connections kept for one backend.

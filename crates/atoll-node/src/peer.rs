@@ -28,26 +28,30 @@ use crate::{
     problem::Refusal,
 };
 
-/// What the server works with.
-pub(crate) struct Peer {
-    pub(crate) shared: Shared,
+/// What other nodes may have of this one.
+pub(crate) struct Blobs {
     pub(crate) store: ImageStore,
     pub(crate) metrics: Metrics,
 }
 
 /// Serves other nodes for ever.
-pub(crate) async fn serve(listener: TcpListener, peer: Peer) -> std::io::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, shared: Shared, blobs: Blobs) -> std::io::Result<()> {
     let router = Router::new()
-        .route("/v1/blobs/{digest}", get(blob))
         .route("/v1/logs", post(log))
+        .with_state(Arc::new(shared))
+        .merge(blob_router(blobs))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
-        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(PEER_CONNECTIONS_MAX))
-        .with_state(Arc::new(peer));
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::new(PEER_CONNECTIONS_MAX));
     axum::serve(listener, router).await
 }
 
+/// `GET /v1/blobs/<digest>`, from any byte on.
+pub(crate) fn blob_router(blobs: Blobs) -> Router {
+    Router::new().route("/v1/blobs/{digest}", get(blob)).with_state(Arc::new(blobs))
+}
+
 async fn blob(
-    State(peer): State<Arc<Peer>>,
+    State(peer): State<Arc<Blobs>>,
     Path(digest): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
@@ -90,6 +94,6 @@ fn range(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
 }
 
-async fn log(State(peer): State<Arc<Peer>>, Json(request): Json<LogsRequest>) -> Result<Response, Refusal> {
-    logs::answer(&peer.shared, None, &request).await
+async fn log(State(shared): State<Arc<Shared>>, Json(request): Json<LogsRequest>) -> Result<Response, Refusal> {
+    logs::answer(&shared, None, &request).await
 }

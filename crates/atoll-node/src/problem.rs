@@ -45,3 +45,13 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// The beginning of an HTTP client for other parts of the region. They are reached over the mesh, which encrypts, so no
+/// certificate authorities are loaded: a machine without any (a bare Debian has none) must work, too.
+pub(crate) fn http_client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .connect_timeout(crate::limits::LEDGER_CONNECT)
+        .redirect(reqwest::redirect::Policy::none())
+}

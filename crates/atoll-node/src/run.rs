@@ -23,17 +23,21 @@ use crate::{
     dns::Names,
     forward,
     gateway::{Gateway, pool::Pool},
-    images::{ImageError, ImageStore, fetch::Fetcher},
+    images::{
+        ImageError, ImageStore,
+        fetch::{Fetcher, on_the_mesh},
+    },
     ledger::{
         follow::Follower,
         prove::Prover,
         rpc::Rpc,
         send::{AccountError, Records, Sender, signer},
     },
-    limits::{DNS_PORT, DNS_TCP, LEDGER_CONNECT, LEDGER_RETRY, PEER_PORT},
+    limits::{DNS_PORT, DNS_TCP, LEDGER_RETRY, PEER_PORT},
     metrics::Metrics,
-    peer::{self, Peer},
+    peer::{self, Blobs},
     probe::{self, Found},
+    problem::http_client,
     runner::{
         Runner,
         journal::JournalError,
@@ -124,12 +128,8 @@ pub async fn run(
     }
     let metrics = Metrics::new();
     let store = ImageStore::open(config.data.join("images"))?;
-    let fetcher = Fetcher::new(store.clone(), checked.region, checked.id)?;
-    let http = reqwest::Client::builder()
-        .no_proxy()
-        .connect_timeout(LEDGER_CONNECT)
-        .redirect(reqwest::redirect::Policy::none())
-        .build()?;
+    let fetcher = Fetcher::new(store.clone(), on_the_mesh(checked.region), checked.id)?;
+    let http = http_client().build()?;
     let prover = Prover::new(&checked.charter)?;
     let floor_file = config.data.join("verified-height");
     let (follower, ledger) = Follower::new(Rpc::new()?, prover, &checked.charter, config.servers.clone(), floor_file);
@@ -241,8 +241,8 @@ async fn serve_gateway(
 async fn serve_mesh(shared: Shared, store: ImageStore, metrics: Metrics, problem: watch::Sender<Option<String>>) {
     let address = IpAddr::V6(shared.checked.address());
     let peers = async |listener| {
-        let peer = Peer { shared: shared.clone(), store: store.clone(), metrics: metrics.clone() };
-        peer::serve(listener, peer).await
+        let blobs = Blobs { store: store.clone(), metrics: metrics.clone() };
+        peer::serve(listener, shared.clone(), blobs).await
     };
     let (listener, udp, tcp) = loop {
         match bind_mesh(address).await {

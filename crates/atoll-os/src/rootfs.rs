@@ -76,6 +76,11 @@ pub fn prepare(image: &Path, dir: &Path) -> Result<Root, DiskError> {
     Ok(Root { path, kind: Kind::Copy })
 }
 
+/// Unmounts what [`prepare`] mounted. What the workload changed stays, and [`prepare`] finds it again.
+pub fn release(dir: &Path) -> Result<(), DiskError> {
+    unmount(&dir.join(ROOT))
+}
+
 /// Unmounts and removes what [`prepare`] made, if it is there.
 pub fn remove(dir: &Path) -> Result<(), DiskError> {
     unmount(&dir.join(ROOT))?;

@@ -153,8 +153,14 @@ pub(crate) struct Rpc {
 impl Rpc {
     /// For the server at `url`; nothing is sent yet.
     pub(crate) fn new(url: impl Into<String>) -> Self {
-        // The only option is a timeout, with which building cannot fail; the default client has none.
-        let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).no_proxy().build().unwrap_or_default();
+        // Without certificate authorities of its own it would look for the machine's, and fail where there are none, as on a
+        // bare Debian. Ledger servers are asked over loopback or the mesh, in plain HTTP.
+        let http = reqwest::Client::builder()
+            .tls_certs_only([])
+            .timeout(REQUEST_TIMEOUT)
+            .no_proxy()
+            .build()
+            .unwrap_or_default();
         Self { url: url.into(), http }
     }
 

@@ -1,6 +1,6 @@
 //! `IDeployments`: apps, their services and leases.
 
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, U256};
 use alloy_sol_types::{SolCall as _, SolError as _};
 use atoll_base::{
     contracts::{
@@ -188,14 +188,16 @@ fn share_key(access: &mut Access<'_>, account: Address, input: IDeployments::sha
     if input.node.is_zero() || ![lease.node, lease.standby].contains(&input.node) {
         return Err(invalid("the key goes to the lease's node or standby only"));
     }
-    let slot = |node: B256| schema::sealed_key_slot(lease.deployment, lease.service, node);
-    if access.read_u64(DEPLOYMENTS, slot(node))? == 0 {
+    if !leases::has_key(access, &lease, node)? {
         return Err(invalid("only a node that holds the key can share it"));
     }
-    if access.read_u64(DEPLOYMENTS, slot(input.node))? != 0 {
+    if leases::has_key(access, &lease, input.node)? {
         return Err(invalid("that node has the key already"));
     }
-    access.store_bytes(DEPLOYMENTS, slot(input.node), &input.key)?;
+    let slot = schema::sealed_key_slot(lease.deployment, lease.service, input.node);
+    access.store_bytes(DEPLOYMENTS, slot, &input.key)?;
+    // Another replica of the service may wait for a node that holds its key.
+    due::capacity_appeared(access)?;
     access.bump_change()
 }
 

@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 use alloy_primitives::B256;
 use atoll_base::{
     contracts::{DEPLOYMENTS, IDeployments, INodes, NODES},
-    schema::{self, DeploymentRecord, LeaseRecord, LeaseState, ServiceRecord},
+    schema::{self, DeploymentRecord, LeaseRecord, LeaseState, NodeRecord, ServiceRecord},
 };
 
 use super::{
     Access, Stop, billing, due,
     fleet::Fleet,
     leases,
-    scheduler::{self, Request, short},
+    scheduler::{self, Nodes, Replicas, Request, short},
 };
 use crate::limits;
 
@@ -110,6 +110,30 @@ struct Desk {
 type Wish = (B256, [u64; 3], Vec<String>);
 
 impl Desk {
+    /// A node for a lease that has lost its own, or why there is none. It must hold the service's key: the tenant is not
+    /// there to seal it to another, and who ran it may be dead.
+    fn find(
+        &mut self,
+        access: &mut Access<'_>,
+        fleet: &mut Fleet,
+        lease: &LeaseRecord,
+        request: &Request,
+        siblings: &Replicas,
+    ) -> Result<Result<B256, &'static str>, Stop> {
+        let nodes = fleet.all(access)?;
+        let fit = |node: &&NodeRecord| scheduler::fits(node, request);
+        if self.ask(B256::ZERO, request, || nodes.values().find(fit).map(|node| node.id)).is_none() {
+            return Ok(Err("no other node fits"));
+        }
+        let mut trusted = Nodes::new();
+        for node in nodes.values().filter(fit) {
+            if leases::has_key(access, lease, node.id)? {
+                trusted.insert(node.id, node.clone());
+            }
+        }
+        Ok(scheduler::best(&trusted, request, siblings).ok_or("no node that fits holds its key"))
+    }
+
     /// Asks the scheduler, unless the answer is known to be no.
     fn ask(&mut self, beside: B256, request: &Request, scheduler: impl FnOnce() -> Option<B256>) -> Option<B256> {
         let needs = [request.needs.cpu_milli, request.needs.memory_bytes, request.needs.disk_bytes];
@@ -163,7 +187,8 @@ impl Work {
         Ok(())
     }
 
-    /// Moves a lease whose node is lost: to its standby if that is still fit, else to the best fit, else it waits.
+    /// Moves a lease whose node is lost: to its standby if that is still fit, else to the best fit that holds the key, else it
+    /// waits.
     fn take_over(
         &mut self,
         access: &mut Access<'_>,
@@ -184,18 +209,19 @@ impl Work {
         let request = leases::request(&service);
         let siblings = leases::siblings(&self.leases, &self.leases[at]);
         let standby = self.leases[at].standby;
-        let nodes = fleet.all(access)?;
-        let target = match nodes.get(&standby) {
-            Some(node) if scheduler::fits(node, &request) => Some(standby),
-            _ => desk.ask(B256::ZERO, &request, || scheduler::best(nodes, &request, &siblings)),
+        let takes = matches!(fleet.all(access)?.get(&standby), Some(node) if scheduler::fits(node, &request))
+            && leases::has_key(access, &self.leases[at], standby)?;
+        let target = match takes {
+            true => Ok(standby),
+            false => desk.find(access, fleet, &self.leases[at], &request, &siblings)?,
         };
         let lease = &mut self.leases[at];
         match target {
-            Some(node) => {
+            Ok(node) => {
                 lease.standby = B256::ZERO;
                 leases::assign(access, fleet, lease, service.needs, node, &why)
             }
-            None => leases::withdraw(access, fleet, lease, service.needs, &format!("{why}, and no other node fits")),
+            Err(nobody) => leases::withdraw(access, fleet, lease, service.needs, &format!("{why}, and {nobody}")),
         }
     }
 
@@ -207,8 +233,7 @@ impl Work {
         let service = self.service(access, at)?;
         let request = leases::request(&service);
         let siblings = leases::siblings(&self.leases, &self.leases[at]);
-        let nodes = fleet.all(access)?;
-        let Some(node) = desk.ask(B256::ZERO, &request, || scheduler::best(nodes, &request, &siblings)) else {
+        let Ok(node) = desk.find(access, fleet, &self.leases[at], &request, &siblings)? else {
             return Ok(());
         };
         let why = format!("node {} has room for it now", short(node));

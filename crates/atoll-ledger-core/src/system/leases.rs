@@ -60,6 +60,12 @@ pub(super) fn request(service: &ServiceRecord) -> Request {
     }
 }
 
+/// Whether a node can open the private part of the lease's service.
+pub(super) fn has_key(access: &mut Access<'_>, lease: &LeaseRecord, node: B256) -> Result<bool, Stop> {
+    let slot = schema::sealed_key_slot(lease.deployment, lease.service, node);
+    Ok(access.read_u64(DEPLOYMENTS, slot)? != 0)
+}
+
 /// Where the other replicas of a lease's service are.
 pub(super) fn siblings(leases: &[LeaseRecord], of: &LeaseRecord) -> Replicas {
     let mut on = Replicas::new();

@@ -292,3 +292,46 @@ fn prices_are_those_of_the_charter() {
     let dear = atoll_base::charter::Prices { cpu_core_hour: U256::MAX, ..prices };
     assert_eq!(billing::price_per_hour(&dear, needs), None);
 }
+
+#[test]
+fn a_shorter_record_leaves_nothing_of_the_longer_one() {
+    let (mut world, a, _) = world();
+    world.deploy("hello", vec![service("web", 2, 2)], 2);
+    let words = |world: &World| world.state.words(DEPLOYMENTS).count();
+    let report = |why: &str| IDeployments::reportCall { lease: 1, epoch: 1, state: State::Failed, why: why.into() };
+    world.free(&a, DEPLOYMENTS, &report("short"));
+    world.ok(100);
+    let short = words(&world);
+    world.free(&a, DEPLOYMENTS, &report(&"long".repeat(60)));
+    world.ok(100);
+    assert!(words(&world) > short + 5);
+    world.free(&a, DEPLOYMENTS, &report("short"));
+    world.ok(100);
+    assert_eq!(words(&world), short);
+}
+
+#[test]
+fn the_largest_deployment_fits_a_transaction_and_its_nodes_report_for_free() {
+    let mut world = World::new();
+    let (a, b) = (Machine::new(1), Machine::new(2));
+    world.join(&[(&a, capacity(400, 800)), (&b, capacity(400, 800))]);
+    let services = (0..16).map(|n| IDeployments::Service {
+        replicas: 4,
+        sealedSpec: vec![3; 1_000].into(),
+        constraints: vec![],
+        ..service(&format!("s{n}"), 1, 1)
+    });
+    world.deploy("huge", services.collect(), 1);
+    assert_eq!(world.view().leases.len(), 64);
+    for lease in 1..=64 {
+        let machine = if world.lease(lease).node == a.id() { &a } else { &b };
+        world.report(machine, lease, State::Running);
+        if lease % 8 == 0 {
+            world.ok(100);
+        }
+    }
+    assert!(world.view().leases.values().all(|lease| lease.state() == LeaseState::Running));
+    world.call(&user(1), DEPLOYMENTS, U256::ZERO, &IDeployments::removeCall { id: 1 });
+    world.ok(100);
+    assert_eq!(world.view().leases.len(), 0);
+}

@@ -80,13 +80,28 @@ fn without_a_fit_node_it_waits_and_is_placed_when_one_comes() {
 }
 
 #[test]
-fn a_standby_that_filled_up_meanwhile_is_passed_over() {
+fn only_a_node_that_holds_the_key_takes_over() {
     let (mut world, [a, b, c]) = world();
     world.deploy("hello", vec![service("web", 3, 2)], 2);
     assert_eq!((world.lease(1).node, world.lease(1).standby), (a.id(), b.id()));
-    world.deploy("big", vec![service("web", 5, 2)], 1);
+    let big = world.deploy("big", vec![service("web", 5, 2)], 1);
     assert_eq!(world.lease(2).node, b.id());
     world.pass(10_000, &[&b, &c]);
+    let lease = world.lease(1);
+    assert_eq!(lease.state(), LeaseState::Waiting, "the standby is full, and nobody can give the third node the key");
+    assert!(lease.why.ends_with("and no node that fits holds its key"), "{}", lease.why);
+
+    world.call(&user(1), DEPLOYMENTS, U256::ZERO, &IDeployments::removeCall { id: big });
+    world.beat(&[&b, &c]);
+    world.ok(100);
+    let lease = world.lease(1);
+    assert_eq!((lease.state(), lease.node, lease.standby), (LeaseState::Granted, b.id(), c.id()));
+    // With the key handed on, the third node is a full standby.
+    let share = IDeployments::shareKeyCall { lease: 1, epoch: lease.epoch, node: c.id(), key: vec![1; 80].into() };
+    world.free(&b, DEPLOYMENTS, &share);
+    world.beat(&[&c]);
+    world.ok(100);
+    world.pass(10_000, &[&c]);
     assert_eq!(world.lease(1).node, c.id());
 }
 

@@ -54,6 +54,7 @@ impl Chain {
             genesis,
             state,
             index,
+            last_final: None.into(),
             recent: Mutex::new([Arc::clone(tree.root())].into()),
             tree: tree.into(),
             head,

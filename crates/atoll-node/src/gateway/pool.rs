@@ -10,9 +10,10 @@ use std::{
 use axum::body::Body;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::limits::{BACKEND_CONNECT, BACKEND_IDLE, BACKEND_IDLE_MAX, HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::limits::{BACKEND_CONNECT, BACKEND_IDLE, BACKEND_IDLE_MAX, BACKEND_UNACKED, HEAD_BYTES_MAX, HEADERS_MAX};
 
 /// A connection that takes a request.
 pub(crate) type Connection = SendRequest<Body>;
@@ -67,6 +68,8 @@ impl Pool {
             Err(_) => return Err(format!("no answer within {} ms", BACKEND_CONNECT.as_millis())),
         };
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
+        // A node that is cut off must not hold requests until they time out: the kernel gives up on unanswered data.
+        SockRef::from(&stream).set_tcp_user_timeout(Some(BACKEND_UNACKED)).map_err(|e| e.to_string())?;
         let (sender, connection) = Builder::new()
             .max_headers(HEADERS_MAX)
             .max_buf_size(HEAD_BYTES_MAX)

@@ -23,7 +23,7 @@ use super::{Digest, ImageError, ImageStore, store::Partial};
 use crate::limits::{
     BLOB_ATTEMPTS, BLOB_BYTES_MAX, BLOB_SILENCE, BLOBS_AT_ONCE, LEDGER_CONNECT, MANIFEST_BYTES_MAX, PEER_PORT,
 };
-use crate::problem::chain;
+use crate::problem::{chain, http_client};
 
 /// Media types of manifests that are asked for.
 const MANIFEST_TYPES: [&str; 4] = [
@@ -33,11 +33,19 @@ const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
 
+/// Where a node's blobs are served: the beginning of the address, to which the digest is appended.
+pub(crate) type Locate = Arc<dyn Fn(NodeId) -> String + Send + Sync>;
+
+/// Every node serves its blobs on its mesh address.
+pub(crate) fn on_the_mesh(region: RegionId) -> Locate {
+    Arc::new(move |node| format!("http://[{}]:{PEER_PORT}/v1/blobs/", MeshAddr::of(region, node).node()))
+}
+
 /// Brings images into the store.
 #[derive(Clone)]
 pub(crate) struct Fetcher {
     store: ImageStore,
-    region: RegionId,
+    locate: Locate,
     me: NodeId,
     http: reqwest::Client,
     /// One lock for each blob that comes in, so that it comes once.
@@ -64,14 +72,9 @@ impl From<ImageError> for Refusal {
 type Pieces = (u64, BoxStream<'static, Result<Bytes, String>>);
 
 impl Fetcher {
-    pub(crate) fn new(store: ImageStore, region: RegionId, me: NodeId) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(LEDGER_CONNECT)
-            .read_timeout(BLOB_SILENCE)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
-        Ok(Self { store, region, me, http, coming: Arc::default() })
+    pub(crate) fn new(store: ImageStore, locate: Locate, me: NodeId) -> Result<Self, reqwest::Error> {
+        let http = http_client().read_timeout(BLOB_SILENCE).build()?;
+        Ok(Self { store, locate, me, http, coming: Arc::default() })
     }
 
     /// Makes all blobs of an image complete in the store, from its sources in their order, then from `others`, nodes
@@ -185,8 +188,7 @@ impl Fetcher {
         if node == self.me {
             return Err(Refusal::Absent("(this node) does not have it: import it again".into()));
         }
-        let address = MeshAddr::of(self.region, node).node();
-        let mut request = self.http.get(format!("http://[{address}]:{PEER_PORT}/v1/blobs/{digest}"));
+        let mut request = self.http.get(format!("{}{digest}", (self.locate)(node)));
         if have > 0 {
             request = request.header(header::RANGE, format!("bytes={have}-"));
         }
@@ -216,6 +218,11 @@ impl Fetcher {
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
         let local = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
         let protocol = if local { ClientProtocol::Http } else { ClientProtocol::Https };
+        // Without certificate authorities the registry client would not fail but panic.
+        if let Err(error) = reqwest::Client::builder().build() {
+            let why = format!("cannot be asked ({}): install the package ca-certificates", chain(&error));
+            return Err(Refusal::Absent(why));
+        }
         let client = oci_client::Client::new(ClientConfig {
             protocol,
             connect_timeout: Some(LEDGER_CONNECT),
@@ -278,3 +285,6 @@ fn reason(error: &reqwest::Error) -> String {
     }
     chain(error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,4 +113,4 @@ fn full_hint(source: &io::Error) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -19,7 +19,7 @@ use super::{
 use crate::limits::IMAGE_KEEP_MS;
 
 /// One entry of a layer.
-enum Entry<'a> {
+pub(crate) enum Entry<'a> {
     File(&'a str, &'a str),
     Folder(&'a str),
     Symlink(&'a str, &'a str),
@@ -28,7 +28,7 @@ enum Entry<'a> {
 }
 
 /// A tar with these entries, names written as they are, hostile ones too.
-fn tar_of(entries: &[Entry<'_>]) -> Vec<u8> {
+pub(crate) fn tar_of(entries: &[Entry<'_>]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for entry in entries {
         let mut header = tar::Header::new_gnu();
@@ -64,14 +64,14 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("compressed")
 }
 
-fn store() -> (TempDir, ImageStore) {
+pub(crate) fn store() -> (TempDir, ImageStore) {
     let folder = tempfile::tempdir().expect("a folder");
     let store = ImageStore::open(folder.path().join("images")).expect("a store");
     (folder, store)
 }
 
 /// An OCI layout with one image of these layers; returns the manifest's digest.
-fn layout(folder: &Path, layers: &[Vec<u8>]) -> Digest {
+pub(crate) fn layout(folder: &Path, layers: &[Vec<u8>]) -> Digest {
     let blobs = folder.join("blobs/sha256");
     fs::create_dir_all(&blobs).expect("made");
     let put = |bytes: &[u8]| {

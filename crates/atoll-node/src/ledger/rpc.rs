@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::limits::{LEDGER_ANSWER_BYTES_MAX, LEDGER_CONNECT};
+use crate::{limits::LEDGER_ANSWER_BYTES_MAX, problem::http_client};
 
 /// Why a server gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +62,7 @@ struct Complaint {
 
 impl Rpc {
     pub(crate) fn new() -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(LEDGER_CONNECT)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
+        let http = http_client().build()?;
         Ok(Self { http })
     }
 

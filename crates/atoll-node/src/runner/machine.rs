@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fs,
     net::IpAddr,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -18,6 +17,7 @@ use atoll_node_core::{Action, Record, Stage, Want};
 use atoll_os::{
     cgroup::Limits,
     limits::LOG_FILE_BYTES,
+    link::Links,
     rootfs,
     shim::{Shim, ShimError, Status},
     spec::{Engine, ProcessSpec, ShimSpec},
@@ -227,7 +227,8 @@ impl Machine {
         // The filter first, so that its network is never open.
         self.join(lease, want);
         self.refresh_filter().await?;
-        self.network(lease, want).ensure().await.map_err(|e| format!("cannot make its network: {}", chain(&e)))?;
+        let network = self.network(lease, want, self.mtu().await);
+        network.ensure().await.map_err(|e| format!("cannot make its network: {}", chain(&e)))?;
         Ok(())
     }
 
@@ -237,7 +238,7 @@ impl Machine {
         let health_port = health.map(|health| match health {
             Health::Tcp { port } | Health::Http { port, .. } => port,
         });
-        let network = self.network(lease, want);
+        let network = self.network(lease, want, MTU_DEFAULT);
         let member = Member { host_link: network.host_link, address: network.address, health_port };
         locked(&self.members).insert(lease, member);
     }
@@ -261,7 +262,7 @@ impl Machine {
             shim.status()
         })
         .await
-        .map_err(|e: ShimError| chain(&e))?;
+        .map_err(|e: ShimError| told(&e))?;
         match status {
             Status::Running(running) => {
                 for lacking in &running.lacking {
@@ -274,7 +275,7 @@ impl Machine {
         }
     }
 
-    /// Process and network go; root directory, log and specification stay.
+    /// Process, mounts and network go; root directory, log and specification stay.
     async fn take_away(&self, lease: LeaseId, want: &Want) -> Result<(), String> {
         let shim = self.shim(lease);
         if shim.stop().map_err(|e| chain(&e))? {
@@ -283,8 +284,16 @@ impl Machine {
                 tracing::warn!(lease = lease.0, "its shim does not end and is killed");
             }
         }
-        blocking(move || shim.clear()).await.map_err(|e| chain(&e))?;
-        self.network(lease, want).remove().await.map_err(|e| format!("cannot remove its network: {}", chain(&e)))?;
+        let folder = self.vault.folder(lease);
+        blocking(move || {
+            shim.clear().map_err(|e| chain(&e))?;
+            rootfs::release(&folder).map_err(|e| chain(&e))
+        })
+        .await?;
+        self.network(lease, want, MTU_DEFAULT)
+            .remove()
+            .await
+            .map_err(|e| format!("cannot remove its network: {}", chain(&e)))?;
         locked(&self.members).remove(&lease);
         self.filter_due.notify_one();
         Ok(())
@@ -324,21 +333,26 @@ impl Machine {
         format!("atoll-{}-{lease}", self.checked.id.short())
     }
 
-    fn network(&self, lease: LeaseId, want: &Want) -> WorkloadNetwork {
+    /// Its network; the packet size matters only to make it.
+    fn network(&self, lease: LeaseId, want: &Want, mtu: u32) -> WorkloadNetwork {
         let region = self.checked.region.0;
         let hash = Sha256::digest([&region[..], &self.checked.id.0[..], &lease.0.to_be_bytes()[..]].concat());
         WorkloadNetwork {
             namespace: self.name(lease),
             host_link: format!("at{}", hex::encode(&hash[..6])),
             address: self.checked.net.host(want.workload),
-            mtu: self.mtu(),
+            mtu,
             micro_vm: want.isolation == Some(Isolation::MicroVm),
         }
     }
 
-    fn mtu(&self) -> u32 {
-        let path: PathBuf = ["/sys/class/net", &self.checked.config.interface, "mtu"].iter().collect();
-        fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(MTU_DEFAULT)
+    /// Largest packet of the mesh.
+    async fn mtu(&self) -> u32 {
+        let asked = match Links::here() {
+            Ok(links) => links.mtu(&self.checked.config.interface).await,
+            Err(error) => Err(error),
+        };
+        asked.unwrap_or_default().unwrap_or(MTU_DEFAULT)
     }
 
     async fn engine(&self, lease: LeaseId, want: &Want) -> Result<Engine, String> {
@@ -348,7 +362,7 @@ impl Machine {
             Isolation::MicroVm => Ok(Engine::MicroVm {
                 disk: folder.join(DISK),
                 address: self.checked.net.host(want.workload),
-                mtu: self.mtu(),
+                mtu: self.mtu().await,
                 accelerator: self.accelerator().await?,
             }),
         }
@@ -365,7 +379,7 @@ impl Machine {
         let digest = self.image(spec).map_err(|e| e.to_string())?;
         let manifest = self.store.manifest(digest).map_err(|e| e.to_string())?;
         let config = self.store.image_config(&manifest).map_err(|e| e.to_string())?;
-        let network = self.network(lease, want);
+        let network = self.network(lease, want, MTU_DEFAULT);
         let region = &self.checked.charter.name;
         Ok(ShimSpec {
             name: self.name(lease),
@@ -406,6 +420,14 @@ fn process(spec: &PrivateSpec, config: &ImageConfig) -> ProcessSpec {
         working_dir: spec.working_dir.clone().or_else(|| given(&config.working_dir)).unwrap_or_else(|| "/".to_owned()),
         user: spec.user.clone().or_else(|| given(&config.user)),
     }
+}
+
+/// Why a shim failed, for people on other machines: its own last words instead of where they are.
+fn told(error: &ShimError) -> String {
+    let ShimError::Died { log } = error else { return chain(error) };
+    let said = fs::read_to_string(log).unwrap_or_default();
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    format!("it could not be started: {}", last.trim())
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
