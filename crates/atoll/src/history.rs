@@ -59,8 +59,8 @@ pub(crate) enum What {
 }
 
 impl Event {
-    /// In a few words, without the reason.
-    pub(crate) fn text(&self) -> String {
+    /// In a few words, without the reason; `symbol` is the currency's.
+    pub(crate) fn text(&self, symbol: &str) -> String {
         let lease = self.lease.map(|lease| format!("lease {lease} ")).unwrap_or_default();
         let node = self.node.map_or("no node".to_owned(), |node| format!("node {}", node.short()));
         match &self.what {
@@ -69,10 +69,10 @@ impl Event {
             What::Moved { from: Some(from) } => format!("{lease}moved from node {} to {node}", from.short()),
             What::Moved { from: None } => format!("{lease}moved to {node}"),
             What::Changed { state } => format!("{lease}{}", state_word(*state)),
-            What::Charged { amount } => format!("{amount} paid to {node}"),
+            What::Charged { amount } => format!("{amount} {symbol} paid to {node}"),
             What::Suspended => "suspended".to_owned(),
             What::Resumed => "resumed".to_owned(),
-            What::Removed { refund } => format!("removed, {refund} came back"),
+            What::Removed { refund } => format!("removed, {refund} {symbol} came back"),
             What::Registered => format!("{node} registered"),
             What::Online => format!("{node} online"),
             What::Offline => format!("{node} offline"),
@@ -240,7 +240,7 @@ mod tests {
     fn check<E: SolEvent>(address: Address, event: &E, expect: &str) {
         let event = Event::decode(&log(address, event)).expect("known event");
         assert_eq!((event.height, event.time_ms), (7, 5000));
-        assert_eq!(format!("{}: {}", event.text(), event.why), expect);
+        assert_eq!(format!("{}: {}", event.text("HOME"), event.why), expect);
     }
 
     #[test]
@@ -270,7 +270,7 @@ mod tests {
         check(
             DEPLOYMENTS,
             &IDeployments::Removed { deployment: 1, refund: U256::from(5), why: String::new() },
-            "removed, 0.000000000000000005 came back: ",
+            "removed, 0.000000000000000005 HOME came back: ",
         );
         check(NODES, &INodes::NodeOffline { id: to, why: "silent".into() }, "node cdcdcdcd offline: silent");
     }

@@ -23,7 +23,10 @@ impl Shell {
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
-        command.current_dir(self.folder.path()).env("ATOLL_STATE", self.folder.path().join("state")).stdin(Stdio::null());
+        command
+            .current_dir(self.folder.path())
+            .env("ATOLL_STATE", self.folder.path().join("state"))
+            .stdin(Stdio::null());
         for name in ["ATOLL_LOG", "RUST_LOG", "ATOLL_DAEMON"] {
             command.env_remove(name);
         }
@@ -62,7 +65,9 @@ fn help_documents_exit_codes_and_environment() {
 #[test]
 fn wrong_usage_ends_with_2() {
     let shell = Shell::new();
-    for arguments in [&["nonsense"][..], &["deploy"], &["deploy", "f", "--hours", "1", "--escrow", "2"], &["logs", "x", "-n", "-1"]] {
+    for arguments in
+        [&["nonsense"][..], &["deploy"], &["deploy", "f", "--hours", "1", "--escrow", "2"], &["logs", "x", "-n", "-1"]]
+    {
         assert_eq!(shell.run(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }

@@ -107,7 +107,7 @@ pub(crate) fn no_web(name: &str) -> Page {
         title: format!("“{name}” has no web page"),
         text: vec![
             "None of its services has a web port. If one should have, name it in the deployment file under \
-                    `x-atoll: http_port` and deploy again."
+                    `x-atoll: {http: PORT}` and deploy again."
                 .into(),
         ],
         again: false,

@@ -60,7 +60,7 @@ fn logs() -> &'static str {
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let cure = || "`atoll up` writes these files; to write one yourself, see docs/book";
+    let cure = || "`atoll up` writes these files, below `members/` of the state directory";
     let text = std::fs::read_to_string(path).or_fail(|| format!("cannot read {}", path.display()), cure)?;
     toml::from_str(&text).or_fail(|| format!("{} is not a configuration of this daemon", path.display()), cure)
 }

@@ -7,12 +7,12 @@ use alloy_signer_local::PrivateKeySigner;
 use anyhow::Result;
 use atoll_api::node::LogsRequest;
 use atoll_base::{LeaseId, schema::LeaseState};
-use futures::future::try_join_all;
+use futures::future::join_all;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
 
 use super::{
     apps::{self, Lease},
-    failure::{OrFail as _, fail},
+    failure::{self, OrFail as _, fail},
     output,
     region::{self, Region},
 };
@@ -60,13 +60,21 @@ pub(crate) fn run(args: &LogsArgs, state: Option<&Path>) -> Result<ExitCode> {
         }
         let signer = region.wallet()?;
         let alone = leases.len() == 1;
-        try_join_all(leases.into_iter().map(async |lease| {
+        let copies = leases.into_iter().map(async |lease| {
             let prefix = if alone { String::new() } else { format!("{}.{} | ", lease.service, lease.replica + 1) };
             let lines = open(&region, &signer, LeaseId(lease.id), args.tail, args.follow).await?;
             copy(lines, &prefix).await
-        }))
-        .await?;
-        Ok(ExitCode::SUCCESS)
+        });
+        let mut failed = false;
+        // One workload whose log cannot be had does not hide the others'.
+        for error in join_all(copies).await.into_iter().filter_map(Result::err) {
+            if failure::is_broken_pipe(&error) {
+                return Err(error);
+            }
+            failure::report(&error);
+            failed = true;
+        }
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     })
 }
 

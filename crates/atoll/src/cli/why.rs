@@ -70,7 +70,7 @@ fn render(events: &[Event], charges: bool, symbol: &str) -> String {
             sum.1 += 1;
             continue;
         }
-        text += &format!("{}  {}", output::time(event.time_ms), output::clean(&event.text()));
+        text += &format!("{}  {}", output::time(event.time_ms), output::clean(&event.text(symbol)));
         if !event.why.is_empty() {
             text += &format!(": {}", output::clean(&event.why));
         }
@@ -104,6 +104,6 @@ mod tests {
             "2026-09-21 14:13:20  lease 4 granted to node abababab: best\u{fffd} fit\n\
              Paid to node abababab: 1 HOME in 2 charge(s)\n"
         );
-        assert!(render(&events, true, "HOME").ends_with("0.5 paid to node abababab\n"));
+        assert!(render(&events, true, "HOME").ends_with("0.5 HOME paid to node abababab\n"));
     }
 }

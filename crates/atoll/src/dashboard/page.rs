@@ -289,7 +289,7 @@ fn event_row(s: &Snapshot, event: &Event) -> Markup {
                 @if let (Some(app), false) = (&app, matches!(event.what, What::Deployed { .. })) {
                     strong { (app) @if let Some(service) = &service { "/" (service) } } " "
                 }
-                (clip(&event.text()))
+                (clip(&event.text(&s.symbol)))
                 @if !event.why.is_empty() { small { (clip(&event.why)) } }
             }
         }

@@ -34,8 +34,23 @@ pub(super) fn spinner(message: &str) -> ProgressBar {
     bar
 }
 
+/// When the deployment that is followed was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begun {
+    /// By this command.
+    Now,
+    /// By an earlier one.
+    Before,
+}
+
 /// Returns when every lease runs and the gateway passes requests on.
-pub(super) async fn until_it_answers(region: &Region, id: u64, name: &str, patience: Duration) -> Result<()> {
+pub(super) async fn until_it_answers(
+    region: &Region,
+    id: u64,
+    name: &str,
+    begun: Begun,
+    patience: Duration,
+) -> Result<()> {
     let started = Instant::now();
     let bar = spinner(&format!("starting {name}"));
     let result = follow(region, id, name, patience, &bar).await;
@@ -43,7 +58,10 @@ pub(super) async fn until_it_answers(region: &Region, id: u64, name: &str, patie
     let app = result?;
     let took = started.elapsed().as_secs_f64();
     let place = if app.has_page() { region.url(name) } else { "no service of it has a page".to_owned() };
-    output::print(&format!("{name} runs after {took:.1} s: {place}\n"))
+    output::print(&match begun {
+        Begun::Now => format!("{name} runs after {took:.1} s: {place}\n"),
+        Begun::Before => format!("{name} was deployed before, as the file says, and runs: {place}\n"),
+    })
 }
 
 async fn follow(region: &Region, id: u64, name: &str, patience: Duration, bar: &ProgressBar) -> Result<App> {

@@ -82,7 +82,8 @@ pub(crate) fn run(args: &DeployArgs, state: Option<&Path>) -> Result<ExitCode> {
                 Ok(ExitCode::FAILURE)
             }
             order::Outcome::Placed(id) => {
-                follow::until_it_answers(&region, id, &name, Duration::from_secs(args.timeout)).await?;
+                follow::until_it_answers(&region, id, &name, follow::Begun::Now, Duration::from_secs(args.timeout))
+                    .await?;
                 Ok(ExitCode::SUCCESS)
             }
         }
@@ -154,11 +155,12 @@ async fn already(region: &Region, args: &DeployArgs, plan: &Plan, existing: &App
             format!("`atoll rm {name}` removes it first, with the data of its workloads; then deploy again"),
         ));
     }
-    if args.dry_run {
+    if args.dry_run || (existing.runs() && !existing.has_page()) {
         output::print(&format!("{name} is deployed already, as the file says.\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    follow::until_it_answers(region, existing.id, name, Duration::from_secs(args.timeout)).await?;
+    follow::until_it_answers(region, existing.id, name, follow::Begun::Before, Duration::from_secs(args.timeout))
+        .await?;
     Ok(ExitCode::SUCCESS)
 }
 
