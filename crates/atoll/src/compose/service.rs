@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Keys of a service that are honoured.
-const KEYS: &[&str] = &[
+pub(super) const KEYS: &[&str] = &[
     "command",
     "cpus",
     "deploy",

@@ -450,3 +450,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_books_example_and_the_examples_are_honoured() {
+    let book = include_str!("../../../../docs/book/deployment-file.md");
+    let example = book.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    assert_eq!(app(example).services.len(), 2);
+    for example in [
+        include_str!("../../../../examples/hello/compose.yaml"),
+        include_str!("../../../../examples/guestbook/compose.yaml"),
+    ] {
+        assert_eq!(app(example).notes, []);
+    }
+    let described = |key: &&str| book.contains(&format!("`{key}`")) || book.contains(&format!(".{key}`"));
+    let undescribed: Vec<_> = service::KEYS.iter().filter(|key| !described(key)).collect();
+    assert_eq!(undescribed, [&"deploy", &"x-atoll"], "described by their parts");
+}
