@@ -13,6 +13,8 @@ pub const CONTROL_BYTES_MAX: usize = 1100;
 
 /// Links to neighbours, in any state.
 pub const LINKS_MAX: usize = 512;
+/// Links of which only a beacon told, so that forged beacons cannot crowd out the others.
+pub const DISCOVERED_LINKS_MAX: usize = 128;
 /// Handshakes that neighbours (or far nodes) began and that wait for their last message.
 pub const PENDING_ACCEPTS_MAX: usize = 256;
 /// Data frames that overtook the last message of their handshake, and wait for it.
@@ -117,6 +119,7 @@ pub const SEQNO_PAUSE: Duration = Duration::from_millis(50);
 /// How long the feasibility distance of an origin without any route is remembered (RFC 8966 section 3.7.3).
 pub const ORIGIN_KEEP: Duration = Duration::from_secs(180);
 
+const _: () = assert!(DISCOVERED_LINKS_MAX * 2 <= LINKS_MAX);
 const _: () = assert!(MTU >= MTU_MIN);
 const _: () = assert!(MTU + crate::wire::OVERHEAD_BYTES + 48 <= 1500);
 const _: () = assert!(MTU + crate::wire::OVERHEAD_BYTES <= DATAGRAM_BYTES_MAX);

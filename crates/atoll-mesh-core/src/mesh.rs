@@ -21,7 +21,7 @@ use crate::{
     beacon::Beacon,
     handshake::Local,
     limits::{
-        EVENTS_MAX, HANDSHAKES_PER_SECOND_MAX, HINTS_PER_SECOND_MAX, ICMP_PER_SECOND_MAX, LINKS_MAX, PACKETS_MAX,
+        DISCOVERED_LINKS_MAX, EVENTS_MAX, HANDSHAKES_PER_SECOND_MAX, HINTS_PER_SECOND_MAX, ICMP_PER_SECOND_MAX, LINKS_MAX, PACKETS_MAX,
         REKEY_AFTER, REKEY_AFTER_MESSAGES, TRANSMITS_MAX,
     },
     rate::RateLimit,
@@ -202,7 +202,8 @@ impl Mesh {
             self.timers.no_later_than(Timer::Link(id), now);
             return true;
         }
-        if self.links.len() >= LINKS_MAX {
+        let discovered = || self.links.values().filter(|link| link.origin == Origin::Discovered).count();
+        if self.links.len() >= LINKS_MAX || (origin == Origin::Discovered && discovered() >= DISCOVERED_LINKS_MAX) {
             return false;
         }
         let id = self.insert_link(endpoint, origin, now);

@@ -148,3 +148,17 @@ fn packets_that_wait_for_a_handshake_are_bounded() {
     let arrived = core::iter::from_fn(|| pair.nodes[1].poll_packet()).count();
     assert_eq!(arrived, crate::limits::QUEUED_PACKETS_MAX);
 }
+
+#[test]
+fn forged_beacons_leave_room_for_configured_neighbours() {
+    let mut node = node(1);
+    let beacon = Beacon { region: RegionPrefix::of(REGION), port: 4870, hash: [1; 8] };
+    for from in 0..10_000u32 {
+        let forged = SocketAddr::new(Ipv4Addr::from_bits(from).into(), 4869);
+        node.handle_beacon(forged, &beacon, Time::ZERO);
+    }
+    assert_eq!(node.link_status().len(), DISCOVERED_LINKS_MAX);
+    assert!(node.add_peer(endpoint(1), Origin::Static, Time::ZERO));
+    node.handle_beacon(endpoint(9), &Beacon { region: RegionPrefix([0xfd, 0, 0, 0, 0, 0]), ..beacon }, Time::ZERO);
+    assert_eq!(node.counters.beacons_of_other_regions, 1);
+}

@@ -1,0 +1,366 @@
+//! The real daemon on real network interfaces, in namespaces that the tests make. Needs root.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use atoll_api::{UnixClient, mesh::MeshStatus};
+use atoll_base::{MeshAddr, NodeSecret, RegionId};
+use atoll_mesh::{Config, MeshError};
+use atoll_os::{
+    link::Links,
+    netns::NetNs,
+    tun::{Tun, TunConfig},
+};
+use tokio::{runtime::Builder, sync::oneshot};
+
+const REGION: RegionId = RegionId([0x5a; 32]);
+const PORT: u16 = 4870;
+const ECHO_PORT: u16 = 7;
+/// How long the slowest machine may take for what takes two seconds on an idle one.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A namespace with a daemon in it.
+struct Member {
+    namespace: NetNs,
+    folder: tempfile::TempDir,
+    secret: NodeSecret,
+    daemon: Option<Daemon>,
+}
+
+struct Daemon {
+    stop: oneshot::Sender<How>,
+    thread: JoinHandle<Option<Result<(), MeshError>>>,
+}
+
+enum How {
+    /// As SIGTERM does.
+    Orderly,
+    /// As SIGKILL does: nothing is cleaned up.
+    Crash,
+}
+
+impl Member {
+    fn new(name: &str, seed: u8) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let namespace = NetNs::ensure(&format!("atoll-mesh-{}-{number}-{name}", std::process::id()))
+            .expect("a namespace (this test needs root)");
+        let folder = tempfile::tempdir().expect("a folder");
+        let secret = NodeSecret::from_seed([seed; 32]);
+        fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
+        Self { namespace, folder, secret, daemon: None }
+    }
+
+    fn config(&self, peers: &[&str], discovery: &[&str]) -> Config {
+        Config {
+            identity: self.folder.path().join("identity.key"),
+            region: REGION,
+            interface: "atoll0".to_owned(),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
+            peers: peers.iter().map(|peer| (*peer).to_owned()).collect(),
+            discovery: discovery.iter().map(|interface| (*interface).to_owned()).collect(),
+            socket: self.socket(),
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/mesh.sock")
+    }
+
+    fn address(&self) -> Ipv6Addr {
+        MeshAddr::of(REGION, self.secret.id()).node()
+    }
+
+    /// Runs `work` on a thread inside the namespace, with a runtime of its own.
+    fn block_on<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
+        let inside = || Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work());
+        self.namespace.run(inside).expect("inside the namespace")
+    }
+
+    /// Starts the daemon, and waits until it answers.
+    fn start(&mut self, config: Config) {
+        let (stop, stopped) = oneshot::channel();
+        let namespace = self.namespace.clone();
+        let thread = std::thread::spawn(move || {
+            let run = || {
+                let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(async {
+                    let (orderly, shutdown) = oneshot::channel::<()>();
+                    let daemon = atoll_mesh::run(config, async {
+                        let _ = shutdown.await;
+                    });
+                    tokio::pin!(daemon);
+                    tokio::select! {
+                        result = &mut daemon => return Some(result),
+                        how = stopped => if matches!(how, Ok(How::Crash) | Err(_)) {
+                            return None;
+                        },
+                    }
+                    orderly.send(()).expect("the daemon listens");
+                    Some(daemon.await)
+                })
+            };
+            namespace.run(run).expect("inside the namespace")
+        });
+        self.daemon = Some(Daemon { stop, thread });
+        wait("the daemon answers", || self.try_status().is_some());
+    }
+
+    /// Stops the daemon, which must still run.
+    fn stop(&mut self, how: How) {
+        let daemon = self.daemon.take().expect("it was started");
+        let is_crash = matches!(how, How::Crash);
+        assert!(daemon.stop.send(how).is_ok(), "the daemon died before: {:?}", daemon.thread.join());
+        match daemon.thread.join().expect("no panic") {
+            None => assert!(is_crash),
+            Some(result) => result.expect("an orderly end"),
+        }
+    }
+
+    fn try_status(&self) -> Option<MeshStatus> {
+        self.block_on(async || UnixClient::new(self.socket()).get("/v1/status").await.ok())
+    }
+
+    fn status(&self) -> MeshStatus {
+        self.try_status().expect("the daemon answers")
+    }
+
+    fn set_link(&self, link: &str, is_up: bool) {
+        self.block_on(async || {
+            let links = Links::here().expect("netlink");
+            if is_up { links.ensure_up(link).await } else { links.ensure_down(link).await }.expect("changed");
+        });
+    }
+
+    /// Answers each datagram on the echo port until the test ends.
+    fn echo(&self) {
+        let socket = self.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, ECHO_PORT))).expect("inside");
+        let socket = socket.expect("the port is free");
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(&buffer[..length], from);
+            }
+        });
+    }
+
+    /// Whether one echo comes back from an address.
+    fn hears(&self, target: Ipv6Addr, bytes: usize) -> bool {
+        let exchange = || -> std::io::Result<bool> {
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+            socket.set_read_timeout(Some(Duration::from_millis(250)))?;
+            socket.send_to(&vec![7; bytes], (target, ECHO_PORT))?;
+            let mut buffer = [0; 2048];
+            Ok(socket.recv(&mut buffer)? == bytes)
+        };
+        self.namespace.run(exchange).expect("inside").unwrap_or(false)
+    }
+
+    fn wait_until_hears(&self, target: &Self) -> Duration {
+        let start = Instant::now();
+        wait("an echo comes back", || self.hears(target.address(), 100));
+        start.elapsed()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            let _ = daemon.stop.send(How::Crash);
+            let _ = daemon.thread.join();
+        }
+        if let Err(error) = NetNs::remove(self.namespace.name()) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Joins two namespaces by a veth pair with IPv4 addresses.
+fn join(a: &Member, link_a: &str, ip_a: &str, b: &Member, link_b: &str, ip_b: &str) {
+    a.block_on(async || {
+        let links = Links::here().expect("netlink");
+        links.ensure_veth(link_a, &b.namespace, link_b).await.expect("a link");
+        let far = Links::of(&b.namespace).expect("netlink");
+        for (links, link, ip) in [(&links, link_a, ip_a), (&far, link_b, ip_b)] {
+            links.ensure_address(link, ip.parse().expect("an address"), 24).await.expect("an address");
+            links.ensure_up(link).await.expect("up");
+        }
+    });
+}
+
+/// Three namespaces in a line. A calls B by its address; B and C find each other.
+fn line() -> [Member; 3] {
+    let mut members = [Member::new("a", 1), Member::new("b", 2), Member::new("c", 3)];
+    let [a, b, c] = &members;
+    join(a, "to-b", "10.77.1.1", b, "to-a", "10.77.1.2");
+    join(b, "to-c", "10.77.2.2", c, "to-b", "10.77.2.3");
+    let configs = [a.config(&["udp://10.77.1.2:4870"], &[]), b.config(&[], &["to-c"]), c.config(&[], &["to-b"])];
+    for (member, config) in members.iter_mut().zip(configs) {
+        member.start(config);
+        member.echo();
+    }
+    members
+}
+
+#[test]
+fn three_machines_in_a_line_talk_end_to_end() {
+    let [mut a, b, c] = line();
+    a.wait_until_hears(&c);
+    c.wait_until_hears(&a);
+    a.wait_until_hears(&b);
+    // The largest packet that fits, and one that the kernel has to cut into pieces.
+    for bytes in [atoll_mesh_core::limits::MTU - 48, 1800] {
+        wait("a large echo comes back", || a.hears(c.address(), bytes));
+    }
+
+    let status = a.status();
+    assert_eq!((status.node, status.address, status.port), (a.secret.id(), a.address(), PORT));
+    assert_eq!(status.problems, Vec::<String>::new());
+    assert_eq!(status.peers.len(), 1);
+    assert!(status.peers[0].up && status.peers[0].node == Some(b.secret.id()) && status.peers[0].origin == "static");
+    let far = status.routes.iter().find(|route| route.node == c.secret.id()).expect("a route to C");
+    assert_eq!((far.hops, far.next_hop, far.address), (2, b.secret.id(), c.address()));
+    assert!(status.sessions.iter().any(|session| session.node == c.secret.id() && session.rx_bytes > 0));
+    assert!(b.status().peers.iter().any(|peer| peer.node == Some(c.secret.id()) && peer.endpoint.is_ipv6()));
+
+    transfer(&a, &c);
+
+    // Addresses of the own network that nobody has lead nowhere, and not in a circle through the mesh.
+    let unused = MeshAddr::of(REGION, a.secret.id()).host(99);
+    let attempt = a.namespace.run(|| UdpSocket::bind("[::]:0").and_then(|s| s.connect((unused, 1)))).expect("inside");
+    assert!(attempt.is_err(), "unassigned addresses are unreachable");
+    // Nobody has this network: the program is told, and does not wait.
+    let nobody = MeshAddr::of(REGION, NodeSecret::from_seed([99; 32]).id()).node();
+    let start = Instant::now();
+    let refused = a.namespace.run(|| TcpStream::connect((nobody, 1)).is_err()).expect("inside");
+    assert!(refused && start.elapsed() < Duration::from_secs(5));
+
+    a.stop(How::Orderly);
+    assert!(!a.socket().exists(), "the socket is gone");
+    let gone = a.block_on(async || Links::here().expect("netlink").index("atoll0").await.expect("asked"));
+    assert_eq!(gone, None);
+}
+
+/// Sends some megabytes over TCP, and compares what comes out.
+fn transfer(source: &Member, target: &Member) {
+    const BYTES: usize = 8 * 1024 * 1024;
+    let listen = SocketAddrV6::new(target.address(), 5001, 0, 0);
+    let listener = target.namespace.run(|| TcpListener::bind(listen)).expect("inside").expect("bound");
+    let sent: Vec<u8> = (0..BYTES).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let receiver = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).expect("read");
+        received
+    });
+    let stream = source.namespace.run(|| TcpStream::connect(listen)).expect("inside");
+    let mut stream = stream.expect("connected");
+    stream.write_all(&sent).expect("written");
+    drop(stream);
+    assert!(receiver.join().expect("no panic") == sent, "the bytes came out as they went in");
+}
+
+#[test]
+fn cuts_and_crashes_heal_by_themselves() {
+    let [a, mut b, mut c] = line();
+    a.wait_until_hears(&c);
+
+    // The wire of a discovered neighbour is pulled, and plugged in again: from the far end and from the own.
+    for (member, link) in [(&b, "to-c"), (&c, "to-b")] {
+        member.set_link(link, false);
+        wait("A learns that C is gone", || !a.status().routes.iter().any(|route| route.node == c.secret.id()));
+        assert!(!a.hears(c.address(), 100));
+        member.set_link(link, true);
+        println!("after the wire to C is back: {:?}", a.wait_until_hears(&c));
+    }
+    // The wire of a static neighbour.
+    a.set_link("to-b", false);
+    wait("A learns that B is gone", || a.status().routes.is_empty());
+    wait("A says what is wrong", || a.status().problems.iter().any(|problem| problem.contains("10.77.1.2")));
+    a.set_link("to-b", true);
+    println!("after the wire to B is back: {:?}", a.wait_until_hears(&c));
+    wait("the problem is over", || a.status().problems.is_empty());
+
+    // The relay crashes, then the far end does; both come back with the keys that they had.
+    let config = b.config(&[], &["to-c"]);
+    b.stop(How::Crash);
+    b.start(config);
+    println!("after B came back: {:?}", a.wait_until_hears(&c));
+    let config = c.config(&[], &["to-b"]);
+    c.stop(How::Crash);
+    c.start(config);
+    println!("after C came back: {:?}", a.wait_until_hears(&c));
+    c.wait_until_hears(&a);
+}
+
+#[test]
+fn what_cannot_start_says_why_and_what_to_do() {
+    let mut member = Member::new("bad", 9);
+    let good = member.config(&[], &[]);
+    let fails = |member: &Member, config: Config| {
+        let error = member.block_on(async || atoll_mesh::run(config, core::future::pending()).await);
+        let error = error.expect_err("it cannot start");
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(inner) = source {
+            text = format!("{text}: {inner}");
+            source = inner.source();
+        }
+        text
+    };
+    let missing = fails(&member, Config { identity: "/nowhere/identity.key".into(), ..good.clone() });
+    assert!(missing.contains("/nowhere/identity.key") && missing.contains("`identity`"), "{missing}");
+    let garbage = member.folder.path().join("garbage.key");
+    fs::write(&garbage, "not a key").expect("written");
+    let bad = fails(&member, Config { identity: garbage, ..good.clone() });
+    assert!(bad.contains("64 hexadecimal digits"), "{bad}");
+    let peer = fails(&member, Config { peers: vec!["10.0.0.1".to_owned()], ..good.clone() });
+    assert!(peer.contains("'10.0.0.1'") && peer.contains("udp://host:port"), "{peer}");
+    let inside = fails(&member, Config { peers: vec![format!("udp://[{}]:4870", member.address())], ..good.clone() });
+    assert!(inside.contains("within the mesh itself"), "{inside}");
+    let own = fails(&member, Config { discovery: vec!["atoll0".to_owned()], ..good.clone() });
+    assert!(own.contains("the mesh's own interface"), "{own}");
+    let listen = SocketAddr::from(([192, 0, 2, 1], PORT));
+    let foreign = fails(&member, Config { listen, ..good.clone() });
+    assert!(foreign.contains("is an address of this machine"), "{foreign}");
+    let name = fails(&member, Config { interface: "much-too-long-for-linux".to_owned(), ..good.clone() });
+    assert!(name.contains("1 to 15 bytes"), "{name}");
+
+    let taken = member.namespace.run(|| UdpSocket::bind(("::", PORT)).expect("free")).expect("inside");
+    let port = fails(&member, good.clone());
+    assert!(port.contains("4870") && port.contains("in use") && port.contains("`listen`"), "{port}");
+    drop(taken);
+
+    let network = MeshAddr::of(REGION, member.secret.id());
+    let busy = member.block_on(async || {
+        let config = TunConfig {
+            name: "atoll0".to_owned(),
+            mtu: 1280,
+            address: network.node(),
+            network: network.network(),
+            region: atoll_base::RegionPrefix::of(REGION).network(),
+        };
+        let _held = Tun::create(config).await.expect("a device");
+        atoll_mesh::run(good.clone(), core::future::pending()).await.expect_err("it cannot start").to_string()
+    });
+    assert!(busy.contains("'atoll0' is in use"), "{busy}");
+
+    member.start(good.clone());
+    let twice = fails(&member, Config { interface: "atoll1".to_owned(), ..good });
+    assert!(twice.contains("already answers"), "{twice}");
+}
