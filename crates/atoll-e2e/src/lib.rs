@@ -127,6 +127,14 @@ impl World {
         Ok(u64::from_str_radix(digits, 16)?)
     }
 
+    /// Sends coins from the wallet to nobody; answers the transaction's hash once it is final.
+    pub fn send_coins(&self, amount: &str) -> Result<String> {
+        let nobody = "0x000000000000000000000000000000000000dEaD";
+        let said = self.atoll(["wallet", "send", nobody, amount, "--yes"])?;
+        let (_, hash) = said.split_once("in transaction ").with_context(|| format!("no transaction in: {said}"))?;
+        Ok(hash.trim().trim_end_matches('.').to_owned())
+    }
+
     /// All processes of this world's region, by their command lines.
     pub fn processes(&self) -> Result<Vec<u32>> {
         let state = self.state().display().to_string();

@@ -210,7 +210,7 @@ async fn kill_at_any_moment_loses_nothing_acknowledged_and_never_forks() {
         assert_eq!(pending.to::<usize>(), acknowledged.len(), "round {round}: what was acknowledged is there");
         // Moments from right after the start to well into making blocks.
         let killer = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(7 + round * round * 11));
+            std::thread::sleep(Duration::from_millis(7 + round * round * 40));
             daemon.kill();
         });
         loop {

@@ -1,6 +1,6 @@
 //! The parent state with the changes of this block on top: what the EVM reads and where its changes are collected.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use alloy_eips::eip2935::{HISTORY_SERVE_WINDOW, HISTORY_STORAGE_ADDRESS};
 use alloy_primitives::{Address, B256, Bytes, U256};
@@ -24,14 +24,13 @@ impl<E: std::error::Error + Send + Sync + 'static> DBErrorMarker for StateError<
 pub(crate) struct Overlay<'a, S: StateRead> {
     parent: &'a S,
     diff: StateDiff,
-    // Only looked up, never iterated.
-    accounts: HashMap<Address, Option<AccountInfo>>,
-    words: HashMap<(Address, B256), U256>,
+    accounts: BTreeMap<Address, Option<AccountInfo>>,
+    words: BTreeMap<(Address, B256), U256>,
 }
 
 impl<'a, S: StateRead> Overlay<'a, S> {
     pub(crate) fn new(parent: &'a S) -> Self {
-        Self { parent, diff: StateDiff::default(), accounts: HashMap::new(), words: HashMap::new() }
+        Self { parent, diff: StateDiff::default(), accounts: BTreeMap::new(), words: BTreeMap::new() }
     }
 
     pub(crate) fn into_diff(self) -> StateDiff {

@@ -121,6 +121,9 @@ impl Fetcher {
             coming.entry(digest).or_default().clone()
         };
         let _guard = lock.lock().await;
+        if self.store.size(digest).is_some() {
+            return Ok(());
+        }
         let mut tried = Vec::new();
         for source in sources {
             for attempt in 1..=BLOB_ATTEMPTS {
@@ -169,6 +172,7 @@ impl Fetcher {
         if from != partial.length() {
             partial.restart()?;
         }
+        let resumed = from > 0;
         let most = size.unwrap_or(if manifest { MANIFEST_BYTES_MAX } else { BLOB_BYTES_MAX });
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|why| Refusal::Broken(format!("broke off: {why}")))?;
@@ -181,7 +185,13 @@ impl Fetcher {
         if let Some(size) = size.filter(|size| partial.length() < *size) {
             return Err(Refusal::Broken(format!("stopped after {} of {size} bytes", partial.length())));
         }
-        Ok(finish(partial, digest, size).await?)
+        match finish(partial, digest, size).await {
+            // What an earlier source sent may have been the lie: this one gets a chance from the beginning.
+            Err(error) if resumed && !matches!(error, ImageError::Io { .. }) => {
+                Err(Refusal::Broken(format!("went on with what did not fit: {error}")))
+            }
+            other => Ok(other?),
+        }
     }
 
     async fn ask_node(&self, node: NodeId, digest: Digest, have: u64) -> Result<Pieces, Refusal> {

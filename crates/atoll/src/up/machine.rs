@@ -4,6 +4,8 @@ use std::{
     fs, io,
     net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -14,6 +16,8 @@ use crate::cli::failure::fail;
 
 /// Free disk below which a region is not started: a ledger that cannot write stops.
 const DISK_BYTES_MIN: u64 = 256 * 1024 * 1024;
+/// How long the ports of daemons that were killed may stay in use.
+const KILLED_PATIENCE: Duration = Duration::from_secs(5);
 /// Memory that is left to the machine itself.
 const RESERVED_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
 /// Share of the free disk that is offered, in percent.
@@ -48,6 +52,18 @@ pub(super) fn check(layout: &Layout, settings: &Settings) -> Result<()> {
             format!("free at least {} MiB, or choose another disk with --state", DISK_BYTES_MIN >> 20),
         ));
     }
+    // Daemons that were killed a moment ago hold their ports until the kernel has taken their network interface away.
+    let patience = if layout.daemons_file().exists() { KILLED_PATIENCE } else { Duration::ZERO };
+    let started = Instant::now();
+    loop {
+        match check_ports(settings) {
+            Err(_) if started.elapsed() < patience => thread::sleep(Duration::from_millis(50)),
+            result => return result,
+        }
+    }
+}
+
+fn check_ports(settings: &Settings) -> Result<()> {
     for (key, port) in [("gateway", settings.ports.gateway), ("rpc", settings.ports.rpc)] {
         check_port(key, port, TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop))?;
     }
