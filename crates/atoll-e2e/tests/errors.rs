@@ -105,7 +105,10 @@ fn while_a_region_runs() -> Result<()> {
     let error = world.atoll(["up", "--name", "other"]).err().map(|error| format!("{error:#}")).unwrap_or_default();
     says(&error, &["holds the region", "other", "--state"])?;
     let poor = compose(&world, "poor", |text| text)?;
-    says(&world.atoll_fails(["deploy", "--yes", "--escrow", "100000000", &poor])?, &["balance"])?;
+    says(
+        &world.atoll_fails(["deploy", "--yes", "--escrow", "100000000", &poor])?,
+        &["not enough funds", "atoll wallet"],
+    )?;
     let status = world.atoll_status()?;
     ensure!(status["problems"].as_array().is_some_and(Vec::is_empty), "errors left problems behind: {status}");
     Ok(())

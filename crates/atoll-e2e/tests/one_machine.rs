@@ -27,6 +27,36 @@ fn hello_answers(world: &World) -> Result<Option<()>> {
     Ok((status == 200 && body.contains("Hello from your own internet")).then_some(()))
 }
 
+/// Debian's Chromium shows the page, without any name having been set up. Its picture is kept below `target/`.
+fn browser_shows(world: &World, url: &str, words: &[&str]) -> Result<()> {
+    let pictures = repository().join("target/screenshots");
+    fs::create_dir_all(&pictures)?;
+    let name = url.trim_start_matches("http://").replace(['/', ':'], "-");
+    let picture = pictures.join(format!("{name}.png"));
+    let picture_option = format!("--screenshot={}", picture.display());
+    let profile = format!("--user-data-dir={}", world.scratch().join("browser").display());
+    let common = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--window-size=1100,1400",
+        &profile,
+    ];
+    let page = world.inside("chromium", common.iter().chain(&["--dump-dom", url]))?;
+    for word in words {
+        ensure!(page.contains(word), "the browser does not show '{word}' at {url}: {page}");
+    }
+    world.inside("chromium", common.iter().chain(&[picture_option.as_str(), url]))?;
+    ensure!(fs::metadata(&picture)?.len() > 5_000, "the picture of {url} is empty");
+    Ok(())
+}
+
 #[test]
 fn an_app_runs_and_everything_resumes() -> Result<()> {
     let world = World::new("solo")?;
@@ -49,6 +79,9 @@ fn an_app_runs_and_everything_resumes() -> Result<()> {
         "the region's page: {status}, {} bytes",
         page.len()
     );
+
+    browser_shows(&world, "http://localhost:8088/", &["hello", "running"])?;
+    browser_shows(&world, "http://hello.localhost:8088/", &["Hello from your own internet"])?;
 
     // Stopped and started again: the same region, the same app.
     world.atoll(["down"])?;

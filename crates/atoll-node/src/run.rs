@@ -13,7 +13,7 @@ use hickory_server::Server;
 use tokio::{
     net::{TcpListener, UdpSocket, UnixListener},
     sync::watch,
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 
 use crate::{
@@ -182,16 +182,21 @@ pub async fn run(
     tracing::info!(node = %checked.id, region = %checked.charter.name, address = %checked.address(), "node runs");
     shutdown.await;
     stop_in.send_replace(true);
+    finish(runner, tasks, &checked.config.socket).await;
+    Ok(())
+}
+
+/// Waits for the workloads' orderly end, then ends everything else.
+async fn finish(runner: Option<JoinHandle<()>>, mut tasks: JoinSet<()>, socket: &std::path::Path) {
     if let Some(runner) = runner
         && let Err(error) = runner.await
     {
         tracing::error!(%error, "the runner failed");
     }
     tasks.shutdown().await;
-    if let Err(error) = std::fs::remove_file(&checked.config.socket) {
+    if let Err(error) = std::fs::remove_file(socket) {
         tracing::debug!(%error, "the socket's file stays");
     }
-    Ok(())
 }
 
 fn listen_unix(path: &std::path::Path) -> Result<UnixListener, NodeError> {

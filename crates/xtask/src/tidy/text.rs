@@ -30,7 +30,7 @@ const BANS: &[Ban] = &[
     Ban { text: &["Hash", "Map"], scope: Scope::Cores, instead: "use BTreeMap: its order is the same everywhere" },
     Ban { text: &["Hash", "Set"], scope: Scope::Cores, instead: "use BTreeSet: its order is the same everywhere" },
     Ban { text: &["async ", "fn"], scope: Scope::Cores, instead: "a core is synchronous" },
-    Ban { text: &["/ro", "ot/"], scope: Scope::Rust, instead: "no path of a machine belongs into the repository" },
+    Ban { text: &["/ro", "ot/."], scope: Scope::Rust, instead: "no path of a machine belongs into the repository" },
     Ban {
         text: &["/wo", "rk/"],
         scope: Scope::Everywhere,
