@@ -4,6 +4,7 @@
 //! * `GET /v1/plan` → [`PlanStep`]s: what it would do next, and why
 //! * `POST /v1/claim` [`ClaimRequest`] → [`SignedClaim`]: what a provider needs to register this node
 //! * `POST /v1/images` [`ImportImage`] → [`ImportedImage`]: copies a local image into the node's store
+//! * `POST /v1/images/fetch` [`FetchImage`] → [`ImportedImage`]: brings an image of a registry into the node's store
 //! * `POST /v1/logs` [`LogsRequest`] → log lines as plain text, streamed while `follow` is set. A workload on another
 //!   node is asked for over the mesh, with the owner's signature as the permission.
 //! * `GET /metrics` → Prometheus text
@@ -123,6 +124,15 @@ pub struct ImportImage {
     /// The manifest digest that it must have, `sha256:…`.
     #[serde(default)]
     pub digest: Option<String>,
+}
+
+/// Which image of a registry to fetch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchImage {
+    /// `host[:port]/path` of the repository.
+    pub repository: String,
+    /// Digest of its manifest or of its index of manifests, `sha256:…`.
+    pub digest: String,
 }
 
 /// An image in the store.

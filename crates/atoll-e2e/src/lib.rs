@@ -93,6 +93,26 @@ impl World {
         serde_json::from_str(&text).with_context(|| format!("`atoll {args:?} --json` printed no JSON: {text}"))
     }
 
+    /// Writes a Compose file with the hello page as its one service, changed by `change`; answers its path.
+    pub fn compose(&self, name: &str, change: impl Fn(String) -> String) -> Result<String> {
+        let hello = repository().join("target/examples/hello");
+        let image = hello.canonicalize().unwrap_or(hello).display().to_string();
+        let text = format!(
+            "name: {name}\nservices:\n  web:\n    image: oci-layout:{image}\n    ports: [\"8080\"]\n    deploy:\n      resources:\n        limits: {{ cpus: \"0.25\", memory: 64M }}\n"
+        );
+        let path = self.scratch().join(format!("{name}.yaml"));
+        fs::write(&path, change(text))?;
+        Ok(path.display().to_string())
+    }
+
+    /// The same with another image.
+    pub fn compose_image(&self, name: &str, image: &str) -> Result<String> {
+        self.compose(name, |text| {
+            let line = text.lines().find(|line| line.contains("image:")).unwrap_or_default();
+            text.replace(line, &format!("    image: {image}"))
+        })
+    }
+
     /// Starts the region, with further options.
     pub fn up(&self, options: &[&str]) -> Result<String> {
         self.atoll(["up", "--name", &self.name].iter().chain(options))

@@ -1,21 +1,16 @@
 //! Errors name the cause and the cure, and leave nothing half done.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
-use atoll_e2e::{World, repository};
+use atoll_e2e::{World, eventually, repository};
 
-/// A Compose file with one service, changed by `change`.
-fn compose(world: &World, name: &str, change: impl Fn(String) -> String) -> Result<String> {
-    let hello = repository().join("target/examples/hello");
-    let image = hello.canonicalize().unwrap_or(hello).display().to_string();
-    let text = format!(
-        "name: {name}\nservices:\n  web:\n    image: oci-layout:{image}\n    ports: [\"8080\"]\n    deploy:\n      resources:\n        limits: {{ cpus: \"0.25\", memory: 64M }}\n"
-    );
-    let path: PathBuf = world.scratch().join(format!("{name}.yaml"));
-    fs::write(&path, change(text))?;
-    Ok(path.display().to_string())
-}
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn says(error: &str, words: &[&str]) -> Result<()> {
     for word in words {
@@ -27,9 +22,9 @@ fn says(error: &str, words: &[&str]) -> Result<()> {
 #[test]
 fn before_anything_runs() -> Result<()> {
     let world = World::new("err")?;
-    let broken = compose(&world, "broken", |text| text.replace("services:", "services: ["))?;
+    let broken = world.compose("broken", |text| text.replace("services:", "services: ["))?;
     says(&world.atoll_fails(["deploy", "--yes", &broken])?, &["broken.yaml:"])?;
-    let unknown = compose(&world, "unknown", |text| text.replace("    ports", "    privileged: true\n    ports"))?;
+    let unknown = world.compose("unknown", |text| text.replace("    ports", "    privileged: true\n    ports"))?;
     says(&world.atoll_fails(["deploy", "--yes", &unknown])?, &["unknown.yaml:5", "privileged"])?;
     says(&world.atoll_fails(["status"])?, &["there is no region", "atoll up"])?;
     says(&world.atoll_fails(["up", "--name", "Not_A_Label"])?, &["Not_A_Label", "a-z"])?;
@@ -85,17 +80,14 @@ fn while_a_region_runs() -> Result<()> {
     let mut bytes = fs::read(&blob)?;
     bytes[100] ^= 1;
     fs::write(&blob, bytes)?;
-    let tampered = compose(&world, "tampered", |text| {
-        let line = text.lines().find(|line| line.contains("image:")).unwrap_or_default().to_owned();
-        text.replace(&line, &format!("    image: oci-layout:{}", copy.display()))
-    })?;
+    let tampered = world.compose_image("tampered", &format!("oci-layout:{}", copy.display()))?;
     says(&deploy(&tampered)?, &["digest"])?;
 
-    let missing = compose(&world, "missing", |text| text.replace("examples/hello", "examples/nowhere"))?;
+    let missing = world.compose("missing", |text| text.replace("examples/hello", "examples/nowhere"))?;
     says(&deploy(&missing)?, &["nowhere"])?;
-    let huge = compose(&world, "huge", |text| text.replace("\"0.25\"", "\"512\""))?;
+    let huge = world.compose("huge", |text| text.replace("\"0.25\"", "\"512\""))?;
     says(&deploy(&huge)?, &["512", "nearest fit"])?;
-    let dies = compose(&world, "dies", |text| {
+    let dies = world.compose("dies", |text| {
         text.replace("    ports", "    command: [\"-t\", \"-c\", \"/no/such.conf\"]\n    ports")
     })?;
     says(&deploy(&dies)?, &["exit"])?;
@@ -104,7 +96,7 @@ fn while_a_region_runs() -> Result<()> {
 
     let error = world.atoll(["up", "--name", "other"]).err().map(|error| format!("{error:#}")).unwrap_or_default();
     says(&error, &["holds the region", "other", "--state"])?;
-    let poor = compose(&world, "poor", |text| text)?;
+    let poor = world.compose("poor", |text| text)?;
     says(
         &world.atoll_fails(["deploy", "--yes", "--escrow", "100000000", &poor])?,
         &["not enough funds", "atoll wallet"],
@@ -112,4 +104,73 @@ fn while_a_region_runs() -> Result<()> {
     let status = world.atoll_status()?;
     ensure!(status["problems"].as_array().is_some_and(Vec::is_empty), "errors left problems behind: {status}");
     Ok(())
+}
+
+/// A file system of its own for the state, taken away when dropped.
+struct Mount(String);
+
+impl Mount {
+    fn new(world: &World, mebibytes: u32) -> Result<Self> {
+        let path = world.state().display().to_string();
+        fs::create_dir_all(&path)?;
+        let size = format!("size={mebibytes}m");
+        atoll_e2e::command("mount", ["-t", "tmpfs", "-o", &size, "tmpfs", &path])?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: a region that a failed test left running still uses it.
+        let _ = atoll_e2e::command("umount", ["-l", &self.0]);
+    }
+}
+
+#[test]
+fn a_full_disk_stops_a_region_and_loses_nothing() -> Result<()> {
+    let world = World::new("full")?;
+    {
+        let _small = Mount::new(&world, 100)?;
+        let error = world.up(&[]).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        says(&error, &["MiB are free", "--state"])?;
+        ensure!(fs::read_dir(world.state())?.next().is_none(), "a region was begun on a disk that is too small");
+    }
+    let _disk = Mount::new(&world, 2_600)?;
+    world.up(&[])?;
+    world.atoll(["deploy", "--yes", &world.compose("page", |text| text)?])?;
+    let before = world.send_coins("1")?;
+    let filler = world.state().join("filler");
+    // Less than the ledger's reserve is left; then nothing at all.
+    for left_mib in [64, 0] {
+        fill(&filler, &world, left_mib)?;
+        eventually("the status that names the disk", PATIENCE, || {
+            let problems = world.atoll_status()?["problems"].to_string();
+            Ok(problems.contains("free some space").then_some(()))
+        })?;
+        let (status, _) = world.get("page.localhost:8088", "/")?;
+        ensure!(status == 200, "the app does not answer while the disk is full: {status}");
+        fs::remove_file(&filler)?;
+        let height = eventually("the ledger after there is room", PATIENCE, || world.height().map(Some))?;
+        eventually("new blocks after there is room", PATIENCE, || Ok((world.height()? > height + 1).then_some(())))?;
+        world.send_coins("1")?;
+    }
+    let receipt = world.rpc("eth_getTransactionReceipt", serde_json::json!([before]))?;
+    ensure!(receipt["status"] == "0x1", "an acknowledged transaction is lost");
+    eventually("a status without problems", PATIENCE, || {
+        Ok(world.atoll_status()?["problems"].as_array().is_some_and(Vec::is_empty).then_some(()))
+    })?;
+    world.atoll(["down"])?;
+    Ok(())
+}
+
+/// Writes zeros into a file until so much of its disk is left.
+fn fill(file: &Path, world: &World, left_mib: u64) -> Result<()> {
+    let out = atoll_e2e::command("df", ["-m", "--output=avail", &world.state().display().to_string()])?;
+    let free_mib: u64 = out.lines().nth(1).unwrap_or_default().trim().parse()?;
+    // All that is free, rounded up: the disk itself says when it is full.
+    let bytes = (free_mib + u64::from(left_mib == 0)).saturating_sub(left_mib) << 20;
+    match io::copy(&mut io::repeat(0).take(bytes), &mut fs::File::create(file)?) {
+        Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error.into()),
+        _ => Ok(()),
+    }
 }

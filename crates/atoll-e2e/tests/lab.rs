@@ -83,7 +83,7 @@ fn a_validator_killed_at_random_moments_never_forks_nor_loses_a_transaction() ->
     let world = lab("bft")?;
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     let mut hashes = BTreeSet::new();
-    for round in 0..4_u64 {
+    for round in 0..20_u64 {
         let victim = format!("v{}", 1 + round % 4);
         hashes.insert(world.send_coins("0.001")?);
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

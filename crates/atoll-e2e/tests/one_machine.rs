@@ -109,7 +109,7 @@ fn kill_9_of_everything_loses_nothing() -> Result<()> {
     world.up(&[])?;
     deploy_hello(&world)?;
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-    for round in 0..3 {
+    for round in 0..10 {
         let height = world.height()?;
         // A moment within a few blocks, different in each round.
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

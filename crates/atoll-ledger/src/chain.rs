@@ -123,6 +123,7 @@ struct Inner {
     mempool: Mempool,
     finals: mpsc::Sender<Final>,
     problem: Mutex<Option<String>>,
+    broken: watch::Sender<Option<Arc<StateError>>>,
 }
 
 impl Chain {
@@ -174,6 +175,16 @@ impl Chain {
     /// What is wrong, in plain words.
     pub fn problem(&self) -> Option<String> {
         lock(&self.0.problem).clone()
+    }
+
+    /// Waits until final blocks can no longer be written. Only a new process helps.
+    pub async fn broken(&self) -> Arc<StateError> {
+        let mut broken = self.0.broken.subscribe();
+        match broken.wait_for(Option::is_some).await.map(|why| why.clone()) {
+            Ok(Some(why)) => why,
+            // The sender lives as long as this handle.
+            _ => std::future::pending().await,
+        }
     }
 
     /// How a question about the newest state sees the world: as a transaction of the next block would.

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use atoll_ledger_core::state::StateError;
 use commonware_macros::select;
 use commonware_runtime::{
     Clock as _, Runner as _, Spawner as _, Supervisor as _,
@@ -47,6 +48,9 @@ pub enum LedgerError {
     /// The chain cannot be opened.
     #[error("the ledger cannot be opened")]
     Chain(#[from] ChainError),
+    /// The disk or the database failed.
+    #[error("final blocks cannot be written: check the disk; the next start goes on from the last block on it")]
+    Commit(#[source] Arc<StateError>),
     /// JSON-RPC cannot be served.
     #[error(transparent)]
     Rpc(#[from] RpcError),
@@ -100,6 +104,7 @@ async fn serve(context: Context, config: Config, member: Member, shutdown: Shutd
     });
     let ended = select! {
         () = shutdown => Ok(()),
+        why = chain.broken() => Err(LedgerError::Commit(why)),
         ended = validators => ended.unwrap_or(Ok(())),
     };
     // Consensus gets the chance to write down what it has in hand; it needs none, as a crash is no different.

@@ -29,6 +29,9 @@ pub enum StoreError {
         /// The folder.
         path: PathBuf,
     },
+    /// There is no room to go on.
+    #[error(transparent)]
+    Full(#[from] DiskFull),
     /// It cannot be created or read.
     #[error("cannot open the ledger's data in {path}")]
     Open {
@@ -46,10 +49,24 @@ pub enum StoreError {
     "the disk of {path} has {} MiB left, and the ledger writes nothing below {} MiB: free some space, and it goes on by \
      itself", .free_bytes >> 20, .reserve_bytes >> 20
 )]
-struct DiskFull {
+pub struct DiskFull {
     path: PathBuf,
     free_bytes: u64,
     reserve_bytes: u64,
+}
+
+/// Whether a ledger may write to the disk of this folder. An error of the system that asks for it is no reason to stop.
+pub fn check_room(path: &Path) -> Result<(), DiskFull> {
+    room(path, STORE_RESERVE_BYTES)
+}
+
+fn room(path: &Path, reserve_bytes: u64) -> Result<(), DiskFull> {
+    match atoll_os::disk::space(path) {
+        Ok(space) if space.free_bytes < reserve_bytes => {
+            Err(DiskFull { path: path.to_owned(), free_bytes: space.free_bytes, reserve_bytes })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The database.
@@ -86,6 +103,8 @@ impl FjallBackend {
             source => StoreError::Open { path: path.to_owned(), source: Box::new(source) },
         };
         std::fs::create_dir_all(path).map_err(|source| failed(source.into()))?;
+        // The consensus engine does not survive a disk that is full.
+        check_room(path)?;
         let database = Database::builder(path)
             .cache_size(STORE_CACHE_BYTES)
             .max_cached_files(Some(STORE_FILES_MAX))
@@ -109,16 +128,6 @@ impl FjallBackend {
     pub fn disk_bytes(&self) -> Result<u64, BackendError> {
         self.database.disk_space().map_err(|e| failed("tell its size", e))
     }
-
-    fn check_room(&self) -> Result<(), BackendError> {
-        let failed = |source| BackendError { action: "write", source };
-        let free_bytes = atoll_os::disk::space(&self.path).map_err(|e| failed(Box::new(e)))?.free_bytes;
-        let reserve_bytes = self.reserve_bytes;
-        if free_bytes < reserve_bytes {
-            return Err(failed(Box::new(DiskFull { path: self.path.clone(), free_bytes, reserve_bytes })));
-        }
-        Ok(())
-    }
 }
 
 impl StateBackend for FjallBackend {
@@ -127,7 +136,11 @@ impl StateBackend for FjallBackend {
     }
 
     fn write(&self, batch: Batch) -> Result<(), BackendError> {
-        self.check_room()?;
+        room(&self.path, self.reserve_bytes).map_err(|full| BackendError {
+            action: "write",
+            retry: true,
+            source: Box::new(full),
+        })?;
         let mut writes = self.database.batch().durability(Some(PersistMode::SyncData));
         for (column, key, value) in batch.into_writes() {
             let table = self.tables.of(column);
@@ -187,7 +200,7 @@ fn after_all(mut prefix: Vec<u8>) -> Option<Vec<u8>> {
 }
 
 fn failed(action: &'static str, source: fjall::Error) -> BackendError {
-    BackendError { action, source: Box::new(source) }
+    BackendError { action, retry: false, source: Box::new(source) }
 }
 
 #[cfg(test)]

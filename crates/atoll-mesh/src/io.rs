@@ -89,7 +89,8 @@ impl Io {
             match self.tun.try_read(self.buffer.as_mut_slice()) {
                 Ok(length) => mesh.handle_packet(&self.buffer[..length], now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if is_transient(&error) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // EIO: the device was deleted. (One that is down blocks readers, and refuses writes only.)
                 Err(source) => return Err(MeshError::TunLost { name: self.tun.name().to_owned(), source }),
             }
             self.flush(mesh);
@@ -164,10 +165,4 @@ fn mapped(to: SocketAddr) -> SocketAddr {
         }
         IpAddr::V6(_) => to,
     }
-}
-
-/// Reading a device that is down fails for as long as it is down.
-fn is_transient(error: &io::Error) -> bool {
-    const EIO: i32 = 5;
-    error.raw_os_error() == Some(EIO) || error.kind() == io::ErrorKind::Interrupted
 }

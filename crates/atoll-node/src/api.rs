@@ -2,8 +2,13 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use atoll_api::node::{ClaimRequest, ImportImage, ImportedImage, LogsRequest, NodeStatus, PlanStep, SignedClaim};
-use atoll_base::claim::NodeClaim;
+use atoll_api::node::{
+    ClaimRequest, FetchImage, ImportImage, ImportedImage, LogsRequest, NodeStatus, PlanStep, SignedClaim,
+};
+use atoll_base::{
+    claim::NodeClaim,
+    spec::{ImageRef, ImageSource},
+};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, State},
@@ -15,7 +20,11 @@ use tokio::net::UnixListener;
 
 use crate::{
     board::Shared,
-    images::{Digest, ImageError, ImageStore, fetch::blocking, import},
+    images::{
+        Digest, ImageError, ImageStore,
+        fetch::{Fetcher, blocking},
+        import,
+    },
     ledger::send::signer,
     limits::REQUEST_BYTES_MAX,
     logs,
@@ -27,6 +36,7 @@ use crate::{
 pub(crate) struct Api {
     pub(crate) shared: Shared,
     pub(crate) store: ImageStore,
+    pub(crate) fetcher: Fetcher,
     pub(crate) http: reqwest::Client,
     pub(crate) metrics: Metrics,
 }
@@ -38,6 +48,7 @@ pub(crate) async fn serve(listener: UnixListener, api: Api) -> std::io::Result<(
         .route("/v1/plan", get(plan))
         .route("/v1/claim", post(claim))
         .route("/v1/images", post(images))
+        .route("/v1/images/fetch", post(fetch))
         .route("/v1/logs", post(log))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
@@ -91,16 +102,37 @@ async fn images(State(api): State<Arc<Api>>, Json(request): Json<ImportImage>) -
     }
     let expected = request.digest.as_deref().map(str::parse::<Digest>).transpose().map_err(|e| refuse(&e))?;
     let _busy = api.store.busy.read().await;
+    let store = api.store.clone();
+    let imported = blocking(move || import::import(&store, &path, request.tag.as_deref(), expected));
+    let digest = imported.await.map_err(|e| refuse(&e))?;
+    taken(&api, digest, digest).await
+}
+
+async fn fetch(State(api): State<Arc<Api>>, Json(request): Json<FetchImage>) -> Result<Json<ImportedImage>, Refusal> {
+    let named: Digest = request.digest.parse().map_err(|e| refuse(&e))?;
+    let image = ImageRef {
+        digest: request.digest,
+        name: format!("{}@{named}", request.repository),
+        sources: vec![ImageSource::Registry(request.repository)],
+    };
+    // Before it comes, so that no part of it is collected meanwhile.
     let (store, now_ms) = (api.store.clone(), api.shared.verified.borrow().now_ms());
-    let imported = blocking(move || {
-        let digest = import::import(&store, &path, request.tag.as_deref(), expected)?;
+    blocking(move || store.refer(named, now_ms)).await.map_err(|e| refuse(&e))?;
+    let digest = api.fetcher.fetch(&image, &[]).await.map_err(|e| refuse(&e))?;
+    taken(&api, named, digest).await
+}
+
+/// Checks an image that is in the store, keeps it from being collected, and tells of it under the digest `named`.
+async fn taken(api: &Api, named: Digest, digest: Digest) -> Result<Json<ImportedImage>, Refusal> {
+    let (store, now_ms) = (api.store.clone(), api.shared.verified.borrow().now_ms());
+    let checked = blocking(move || {
         let manifest = store.manifest(digest)?;
         store.image_config(&manifest)?;
         store.refer(digest, now_ms)?;
-        Ok((digest, store.image_size(digest, &manifest)))
+        Ok(store.image_size(digest, &manifest))
     });
-    let (digest, size_bytes) = imported.await.map_err(|e| refuse(&e))?;
-    Ok(Json(ImportedImage { digest: digest.to_string(), size_bytes, node: api.shared.checked.id }))
+    let size_bytes = checked.await.map_err(|e| refuse(&e))?;
+    Ok(Json(ImportedImage { digest: named.to_string(), size_bytes, node: api.shared.checked.id }))
 }
 
 fn refuse(error: &ImageError) -> Refusal {

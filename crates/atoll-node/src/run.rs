@@ -153,7 +153,8 @@ pub async fn run(
     let (stop_in, stop) = watch::channel(false);
     let mut runner = None;
     if config.capacity.is_some() {
-        let made = Runner::new(&checked, &ledger, store.clone(), fetcher, vault.clone(), found, board_in, records_in)?;
+        let made =
+            Runner::new(&checked, &ledger, store.clone(), fetcher.clone(), vault.clone(), found, board_in, records_in)?;
         tasks.spawn(probe::run(checked.clone(), found_in));
         let keys = VaultKeys { vault, records: records.clone() };
         let timing = &checked.charter.timing;
@@ -173,7 +174,7 @@ pub async fn run(
     }
     tasks.spawn(serve_mesh(shared.clone(), store.clone(), metrics.clone(), mesh_in));
     tasks.spawn(follower.run());
-    let api = Api { shared, store, http, metrics };
+    let api = Api { shared, store, fetcher, http, metrics };
     tasks.spawn(async move {
         if let Err(error) = api::serve(socket, api).await {
             tracing::error!(%error, "the API ended");

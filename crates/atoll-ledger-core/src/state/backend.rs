@@ -32,6 +32,8 @@ impl Column {
 pub struct BackendError {
     /// What was wanted of it.
     pub action: &'static str,
+    /// Whether nothing was written, and the same may work later (a full disk). Otherwise the database is of no more use.
+    pub retry: bool,
     /// Why.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use alloy_primitives::Bytes;
-use atoll_ledger_core::state::{Batch, StateError};
+use atoll_ledger_core::state::{BackendError, Batch, StateError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Certified, Chain, ChainError, ExecutedBlock, index, lock};
@@ -29,7 +29,11 @@ pub(super) fn start(chain: Chain, mut inbox: mpsc::Receiver<Final>) -> Result<()
                 group.push(next);
             }
             let Some(inner) = weak.upgrade() else { return };
-            Chain(inner).commit_until_done(group);
+            let chain = Chain(inner);
+            if let Err(error) = chain.commit_until_done(group) {
+                chain.0.broken.send_replace(Some(Arc::new(error)));
+                return;
+            }
         }
     };
     thread::Builder::new().name("ledger-commit".into()).spawn(run).map_err(ChainError::Thread)?;
@@ -37,12 +41,19 @@ pub(super) fn start(chain: Chain, mut inbox: mpsc::Receiver<Final>) -> Result<()
 }
 
 impl Chain {
-    /// A full disk, or one that fails, stops the ledger here but loses nothing: consensus is not told that the blocks
-    /// are done, and the commit is tried again until it works.
-    fn commit_until_done(&self, group: Vec<Final>) {
+    /// A full disk stops the ledger here but loses nothing: consensus is not told that the blocks are done, and the
+    /// commit is tried again until it works. Any other error is the end of this process: the next one reads what is on
+    /// the disk, and consensus tells it again what is missing there.
+    fn commit_until_done(&self, group: Vec<Final>) -> Result<(), StateError> {
         while let Err(error) = self.commit_group(&group) {
-            tracing::error!(error = %super::chain_of(&error), "cannot commit final blocks, trying again: is the disk full?");
-            *lock(&self.0.problem) = Some(format!("final blocks cannot be committed: {}", super::chain_of(&error)));
+            if !matches!(&error, StateError::Backend(BackendError { retry: true, .. })) {
+                return Err(error);
+            }
+            let why = format!("final blocks cannot be committed: {}", super::chain_of(&error));
+            // Once, so that the log does not fill what is left of the disk.
+            if lock(&self.0.problem).replace(why.clone()).is_none() {
+                tracing::error!(%why, "the ledger waits");
+            }
             thread::sleep(Duration::from_millis(limits::COMMIT_RETRY_MS));
         }
         *lock(&self.0.problem) = None;
@@ -50,6 +61,7 @@ impl Chain {
             // Whoever waited may have been dropped; the block is durable all the same.
             let _ = last.done.send(());
         }
+        Ok(())
     }
 
     fn commit_group(&self, group: &[Final]) -> Result<(), StateError> {

@@ -62,6 +62,7 @@ impl Chain {
             mempool,
             finals,
             problem: None.into(),
+            broken: watch::Sender::new(None),
         }));
         commit::start(chain.clone(), inbox)?;
         tracing::info!(%region, height, "the chain is open");

@@ -12,7 +12,7 @@ use atoll_base::{
 };
 use atoll_ledger_core::{
     Transaction,
-    state::{MemoryBackend, StateRead as _},
+    state::{BackendError, Batch, MemoryBackend, StateBackend, StateRead as _, StateView},
 };
 use futures::{FutureExt as _, future::join_all, stream};
 
@@ -280,4 +280,49 @@ async fn forks_without_end_do_not_fill_the_memory() {
     chain.finalized(first, None).await;
     chain.finalized(last.clone(), None).await;
     assert_eq!(chain.head().block, last);
+}
+
+/// A database whose next writes fail in a given way.
+#[derive(Default)]
+struct Failing {
+    inner: MemoryBackend,
+    /// Whether the error says that it may work later.
+    next: Mutex<VecDeque<bool>>,
+}
+
+impl StateBackend for Failing {
+    fn view(&self) -> Result<Arc<dyn StateView>, BackendError> {
+        self.inner.view()
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), BackendError> {
+        match lock(&self.next).pop_front() {
+            Some(retry) => Err(BackendError { action: "write", retry, source: "the disk is sick".into() }),
+            None => self.inner.write(batch),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_waited_for_and_a_broken_one_ends_the_ledger() {
+    let disk = Disk::new();
+    let backend = Arc::new(Failing::default());
+    let chain = Chain::open(charter("home"), Arc::<Failing>::clone(&backend), &disk.journal()).expect("opens");
+    let first = propose(&chain, &chain.genesis(), 1).await;
+    lock(&backend.next).push_back(true);
+    chain.finalized(first.clone(), None).await;
+    assert_eq!(chain.head().block, first, "the second try works");
+    assert_eq!(chain.problem(), None);
+    assert!(chain.broken().now_or_never().is_none());
+
+    let second = propose(&chain, &first, 2).await;
+    lock(&backend.next).push_back(false);
+    tokio::select! {
+        () = chain.finalized(second, None) => panic!("acknowledged, but it is not on the disk"),
+        why = chain.broken() => assert!(chain_of(&*why).contains("the disk is sick"), "{why}"),
+    }
+    assert_eq!(chain.head().block, first);
+    drop(chain);
+    let again = Chain::open(charter("home"), backend, &disk.journal()).expect("opens");
+    assert_eq!(again.head().block, first, "what was acknowledged is there");
 }

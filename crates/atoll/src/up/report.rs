@@ -80,6 +80,9 @@ async fn gather(layout: &Layout, settings: &Settings, charter: &Charter) -> Stat
         nodes: Vec::new(),
         problems: Vec::new(),
     };
+    if let Err(full) = atoll_ledger::store::check_room(layout.root()) {
+        status.problems.push(full.to_string());
+    }
     match UnixClient::new(layout.supervisor_socket()).get::<SupervisorStatus>("/v1/status").await {
         Ok(supervisor) => status.supervisor = Some(supervisor),
         Err(error) => {

@@ -1,6 +1,6 @@
 //! `atoll deploy`: from a Compose file to an application that answers.
 //!
-//! In order: read the file and look at its images (nothing is asked of anyone), bring local images into the local node's
+//! In order: read the file and look at its images (nothing is asked of anyone), bring them into the local node's
 //! store, ask the ledger for placement and price, ask the person, encrypt, send, and follow until everything runs.
 
 mod follow;

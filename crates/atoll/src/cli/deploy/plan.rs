@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use atoll_api::node::{ImportImage, ImportedImage};
+use atoll_api::node::{FetchImage, ImportImage, ImportedImage};
 use atoll_base::{
     contracts::IDeployments,
     limits::SEALED_SPEC_BYTES_MAX,
@@ -11,7 +11,7 @@ use atoll_base::{
     seal,
     spec::{ImageRef, ImageSource, PrivateSpec},
 };
-use indicatif::ProgressBar;
+use serde::Serialize;
 
 use super::follow;
 use crate::{
@@ -42,7 +42,7 @@ pub(super) struct Planned {
 }
 
 impl Plan {
-    /// Brings local images into the local node's store and pins every image by its digest.
+    /// Brings the images into the local node's store and pins every image by its digest.
     pub(super) async fn make(
         region: &Region,
         name: &str,
@@ -111,15 +111,18 @@ fn look(form: LocalForm, path: PathBuf) -> Result<PathBuf, String> {
 
 async fn pin(region: &Region, image: &Image, path: Option<&Path>) -> Result<ImageRef> {
     match (image, path) {
-        (Image::Registry { repository, digest }, _) => Ok(ImageRef {
-            digest: digest.clone(),
-            name: format!("{repository}@{digest}"),
-            sources: vec![ImageSource::Registry(repository.clone())],
-        }),
+        // The local node has it from now on: the app can move also when the registry is out of reach.
+        (Image::Registry { repository, digest }, _) => {
+            let name = format!("{repository}@{digest}");
+            let request = FetchImage { repository: repository.clone(), digest: digest.clone() };
+            let imported = bring(region, &name, "/v1/images/fetch", &request).await?;
+            let sources = vec![ImageSource::Node(imported.node), ImageSource::Registry(repository.clone())];
+            Ok(ImageRef { digest: imported.digest, name, sources })
+        }
         (Image::Local { tag, .. }, Some(path)) => {
             let shown = path.display().to_string();
-            let bar = follow::spinner(&format!("reading the image {shown}"));
-            let imported = import(region, &shown, tag.clone(), &bar).await?;
+            let request = ImportImage { path: shown.clone(), tag: tag.clone(), digest: None };
+            let imported = bring(region, &shown, "/v1/images", &request).await?;
             Ok(ImageRef {
                 digest: imported.digest,
                 name: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
@@ -132,12 +135,14 @@ async fn pin(region: &Region, image: &Image, path: Option<&Path>) -> Result<Imag
     }
 }
 
-async fn import(region: &Region, path: &str, tag: Option<String>, bar: &ProgressBar) -> Result<ImportedImage> {
-    let request = ImportImage { path: path.to_owned(), tag, digest: None };
-    let imported = region.node().post("/v1/images", &request).await;
+/// Has the local node bring an image into its store.
+async fn bring(region: &Region, name: &str, uri: &str, request: &impl Serialize) -> Result<ImportedImage> {
+    let name = output::clean(name);
+    let bar = follow::spinner(&format!("reading the image {name}"));
+    let imported = region.node().post(uri, request).await;
     bar.finish_and_clear();
     imported.or_fail(
-        || format!("cannot take the image {}", output::clean(path)),
+        || format!("cannot take the image {name}"),
         || "build the image again, or name another one in the deployment file; nothing was deployed",
     )
 }
