@@ -48,6 +48,18 @@ impl World {
         self.dir.path().join("state")
     }
 
+    /// Gives the state directory a disk of its own, in memory, of so many MiB.
+    pub fn mount_state(&self, mebibytes: u32) -> Result<()> {
+        fs::create_dir_all(self.state())?;
+        let (size, path) = (format!("size={mebibytes}m"), self.state().display().to_string());
+        command("mount", ["-t", "tmpfs", "-o", &size, "tmpfs", &path]).map(drop)
+    }
+
+    /// Takes that disk away, with all that is on it.
+    pub fn unmount_state(&self) -> Result<()> {
+        command("umount", [&self.state()]).map(drop)
+    }
+
     /// A folder for the test's own files.
     pub fn scratch(&self) -> &Path {
         self.dir.path()
@@ -200,6 +212,8 @@ impl Drop for World {
         for pid in self.processes().unwrap_or_default() {
             let _ = Command::new("kill").args(["-9", &pid.to_string()]).output();
         }
+        // Fails when the state directory has no disk of its own.
+        let _ = self.unmount_state();
         let _ = Command::new("ip").args(["netns", "delete", &self.name]).output();
     }
 }

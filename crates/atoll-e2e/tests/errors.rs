@@ -106,36 +106,15 @@ fn while_a_region_runs() -> Result<()> {
     Ok(())
 }
 
-/// A file system of its own for the state, taken away when dropped.
-struct Mount(String);
-
-impl Mount {
-    fn new(world: &World, mebibytes: u32) -> Result<Self> {
-        let path = world.state().display().to_string();
-        fs::create_dir_all(&path)?;
-        let size = format!("size={mebibytes}m");
-        atoll_e2e::command("mount", ["-t", "tmpfs", "-o", &size, "tmpfs", &path])?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily: a region that a failed test left running still uses it.
-        let _ = atoll_e2e::command("umount", ["-l", &self.0]);
-    }
-}
-
 #[test]
 fn a_full_disk_stops_a_region_and_loses_nothing() -> Result<()> {
     let world = World::new("full")?;
-    {
-        let _small = Mount::new(&world, 100)?;
-        let error = world.up(&[]).err().map(|error| format!("{error:#}")).unwrap_or_default();
-        says(&error, &["MiB are free", "--state"])?;
-        ensure!(fs::read_dir(world.state())?.next().is_none(), "a region was begun on a disk that is too small");
-    }
-    let _disk = Mount::new(&world, 2_600)?;
+    world.mount_state(100)?;
+    let error = world.up(&[]).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    says(&error, &["MiB are free", "--state"])?;
+    ensure!(fs::read_dir(world.state())?.next().is_none(), "a region was begun on a disk that is too small");
+    world.unmount_state()?;
+    world.mount_state(2_600)?;
     world.up(&[])?;
     world.atoll(["deploy", "--yes", &world.compose("page", |text| text)?])?;
     let before = world.send_coins("1")?;
