@@ -51,9 +51,9 @@ struct Unconfirmed {
 }
 
 /// What a frame was opened with.
-pub(crate) struct Opened {
-    /// Length of the payload.
-    pub(crate) length: usize,
+pub(crate) struct Opened<T> {
+    /// What was in it.
+    pub(crate) content: T,
     /// Whether these keys just became the current ones.
     pub(crate) is_confirmed_now: bool,
 }
@@ -169,26 +169,28 @@ impl Channel {
         self.current.as_ref().is_some_and(|current| current.local_index() == index && !current.has_heard())
     }
 
-    /// Opens a data frame in place.
-    pub(crate) fn open(
+    /// Opens a frame by the keys with this index; nothing if there are none.
+    pub(crate) fn open<T>(
         &mut self,
         index: u32,
-        counter: u64,
-        frame: &mut [u8],
         now: Time,
-    ) -> Option<Result<Opened, OpenError>> {
+        open: impl FnOnce(&mut Transport) -> Result<T, OpenError>,
+    ) -> Option<Result<Opened<T>, OpenError>> {
+        let is_current = |transport: &&mut Transport| transport.local_index() == index;
+        if let Some(transport) = self.current.as_mut().filter(is_current) {
+            return Some(open(transport).map(|content| Opened { content, is_confirmed_now: false }));
+        }
         if let Some(next) = self.next.as_mut().filter(|next| next.transport.local_index() == index) {
-            let length = match next.transport.open(counter, frame, now) {
-                Ok(length) => length,
+            let content = match open(&mut next.transport) {
+                Ok(content) => content,
                 Err(error) => return Some(Err(error)),
             };
             let confirmed = self.next.take().map(|next| next.transport)?;
             self.promote(confirmed, now);
-            return Some(Ok(Opened { length, is_confirmed_now: true }));
+            return Some(Ok(Opened { content, is_confirmed_now: true }));
         }
-        let previous = self.previous.as_mut().map(|(transport, _)| transport);
-        let transport = [self.current.as_mut(), previous].into_iter().flatten().find(|t| t.local_index() == index)?;
-        Some(transport.open(counter, frame, now).map(|length| Opened { length, is_confirmed_now: false }))
+        let transport = self.previous.as_mut().map(|(transport, _)| transport).filter(is_current)?;
+        Some(open(transport).map(|content| Opened { content, is_confirmed_now: false }))
     }
 
     /// The peer hints that it does not know the keys with this index; whether a handshake should start now.

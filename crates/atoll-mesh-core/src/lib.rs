@@ -5,10 +5,11 @@
 //! then `docs/spec/mesh.md`.
 //!
 //! ```text
-//!        TUN packets                                             UDP datagrams
-//!   handle_packet ──▶ session (end to end) ──▶ route ──▶ link (hop by hop) ──▶ poll_transmit
-//!   poll_packet   ◀── session              ◀── for me? ◀── link             ◀── handle_datagram
-//!                                               └─ for another: route ─▶ link ─▶ poll_transmit
+//!      TUN packets                                            UDP datagrams
+//!   sealer         ──▶ session (end to end) ──▶ link (hop by hop) ──▶ the caller's buffer
+//!   Received::Packet ◀── session ◀── for me? ◀── link             ◀── handle_datagram
+//!                                    └─ for another: route ─▶ link ─▶ Received::Relay
+//!   handle_packet, poll_transmit, poll_packet: handshakes, control, and whatever has to wait
 //! ```
 //!
 //! After any `handle_*`, drain `poll_transmit`, `poll_packet` and `poll_event`, then ask [`Mesh::poll_timeout`].
@@ -24,6 +25,7 @@ mod handshake;
 pub mod limits;
 mod liveness;
 mod mesh;
+pub mod offload;
 mod packet;
 mod rate;
 mod replay;
@@ -36,6 +38,7 @@ pub mod wire;
 pub use announce::Announcement;
 pub use mesh::{
     Event, LinkId, Mesh, Origin, Settings, Transmit, Tuning,
+    data::{Received, Record, Sealer},
     status::{Counters, LinkStatus, RouteStatus, SessionStatus},
 };
 pub use time::Time;

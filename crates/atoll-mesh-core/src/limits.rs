@@ -3,11 +3,9 @@
 use core::time::Duration;
 
 /// Largest IPv6 packet that the mesh carries: with every header it fits an Ethernet frame over IPv6 (1500 bytes).
-pub const MTU: usize = 1352;
+pub const MTU: usize = 1370;
 /// Smallest MTU of IPv6 (RFC 8200 section 5).
 pub const MTU_MIN: usize = 1280;
-/// Largest datagram that is read: one Ethernet jumbo frame is more than a peer ever sends.
-pub const DATAGRAM_BYTES_MAX: usize = 2048;
 /// Largest control payload within a link frame; with all headers it fits the smallest IPv6 MTU.
 pub const CONTROL_BYTES_MAX: usize = 1100;
 
@@ -121,9 +119,8 @@ pub const ORIGIN_KEEP: Duration = Duration::from_secs(180);
 
 const _: () = assert!(DISCOVERED_LINKS_MAX * 2 <= LINKS_MAX);
 const _: () = assert!(MTU >= MTU_MIN);
-const _: () = assert!(MTU + crate::wire::OVERHEAD_BYTES + 48 <= 1500);
-const _: () = assert!(MTU + crate::wire::OVERHEAD_BYTES <= DATAGRAM_BYTES_MAX);
-const _: () = assert!(CONTROL_BYTES_MAX + crate::wire::DATA_OVERHEAD_BYTES + 1 + 48 <= MTU_MIN);
+const _: () = assert!(MTU + crate::wire::data::OVERHEAD_BYTES + 48 <= 1500);
+const _: () = assert!(CONTROL_BYTES_MAX + crate::wire::data::CONTROL_OVERHEAD_BYTES + 1 + 48 <= MTU_MIN);
 const _: () = assert!(REKEY_AFTER.as_secs() + REKEY_RESPONDER_DELAY.as_secs() < REJECT_AFTER.as_secs());
 const _: () = assert!(REKEY_AFTER_MESSAGES < REJECT_AFTER_MESSAGES);
 const _: () = assert!(REMOTE_IDLE.as_secs() < REJECT_AFTER.as_secs());

@@ -1,5 +1,6 @@
 //! The whole node: dispatches datagrams, packets and timers to links, sessions and the router.
 
+pub(crate) mod data;
 mod links;
 mod remotes;
 pub(crate) mod status;
@@ -30,6 +31,7 @@ use crate::{
     timers::{Timer, Timers},
     wire::{Frame, RegionMac, WireError},
 };
+use data::Received;
 use links::Link;
 use remotes::Remote;
 use status::Counters;
@@ -245,27 +247,22 @@ impl Mesh {
         }
     }
 
-    /// Takes a datagram. Its bytes are opened in place.
-    pub fn handle_datagram(&mut self, from: SocketAddr, data: &mut [u8], now: Time) {
+    /// Takes a datagram. Its bytes are opened, or rewritten, in place.
+    pub fn handle_datagram(&mut self, from: SocketAddr, data: &mut [u8], now: Time) -> Received {
         self.counters.rx_datagrams += 1;
         match self.mac.parse(data) {
-            Ok(Frame::Data { receiver, counter }) => self.handle_link_data(from, receiver, counter, data, now),
-            Ok(Frame::Init { sender, noise }) => {
-                let noise = noise.to_vec();
-                self.handle_link_init(from, sender, &noise, now);
-            }
+            Ok(Frame::Data { receiver, counter }) => return self.handle_data(from, (receiver, counter), data, now),
+            Ok(Frame::Control { receiver, counter }) => self.handle_link_control(from, (receiver, counter), data, now),
+            Ok(Frame::Init { sender, noise }) => self.handle_link_init(from, sender, noise, now),
             Ok(Frame::Response { sender, receiver, noise }) => {
-                let noise = noise.to_vec();
-                self.handle_link_response(from, (sender, receiver, &noise), now);
+                self.handle_link_response(from, (sender, receiver, noise), now);
             }
-            Ok(Frame::Finish { receiver, noise }) => {
-                let noise = noise.to_vec();
-                self.handle_link_finish(receiver, &noise, now);
-            }
+            Ok(Frame::Finish { receiver, noise }) => self.handle_link_finish(receiver, noise, now),
             Ok(Frame::Unknown { index }) => self.handle_link_hint(from, index, now),
             Err(WireError::Region) => self.counters.dropped_other_region += 1,
             Err(WireError::Length | WireError::Kind | WireError::Field) => self.counters.dropped_malformed += 1,
         }
+        Received::Done
     }
 
     /// Does what is due.
@@ -320,6 +317,12 @@ impl Mesh {
         }
         self.counters.tx_datagrams += 1;
         self.transmits.push_back(Transmit { to, data });
+    }
+
+    /// The same for a datagram that is counted already.
+    fn queue_transmit(&mut self, to: SocketAddr, data: Vec<u8>) {
+        self.counters.tx_datagrams -= 1;
+        self.transmit(to, data);
     }
 
     fn deliver(&mut self, packet: Vec<u8>) {

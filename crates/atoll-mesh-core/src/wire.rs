@@ -1,27 +1,21 @@
 //! The frames, as `docs/spec/mesh.md` describes them. Numbers are big endian.
 //!
-//! The same five frames serve twice: as UDP datagrams between neighbours, and, inside the payload of such a link frame,
+//! The frames of a handshake serve twice: as UDP datagrams between neighbours, and, inside an end-to-end datagram,
 //! between the two ends of a session.
 
 use core::hash::Hasher as _;
 
-use atoll_base::{MeshAddr, RegionId, ids::domain_hash};
+use atoll_base::{RegionId, ids::domain_hash};
+use data::LinkKind;
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
+
+pub mod data;
 
 /// Version of everything in this module.
 pub const VERSION: u8 = 1;
 
-/// Header of a data frame: kind, three zero bytes, receiver index, counter.
-pub const DATA_HEADER_BYTES: usize = 16;
 /// Tag of the AEAD.
 pub const TAG_BYTES: usize = 16;
-/// What a data frame adds to its payload.
-pub const DATA_OVERHEAD_BYTES: usize = DATA_HEADER_BYTES + TAG_BYTES;
-/// Header of an end-to-end datagram within a link frame: kind, hop limit, source and destination network.
-pub const RELAY_HEADER_BYTES: usize = 2 + 14 + 14;
-/// What a packet grows by between the TUN device and the UDP socket.
-pub const OVERHEAD_BYTES: usize = DATA_OVERHEAD_BYTES + RELAY_HEADER_BYTES + DATA_OVERHEAD_BYTES;
-
 /// First Noise message: an ephemeral key.
 pub const NOISE_1_BYTES: usize = 32;
 /// Second: ephemeral key, sealed static key, sealed proof.
@@ -46,11 +40,10 @@ const KIND_RESPONSE: u8 = 2;
 const KIND_FINISH: u8 = 3;
 const KIND_DATA: u8 = 4;
 const KIND_UNKNOWN: u8 = 5;
+const KIND_CONTROL: u8 = 6;
 
-/// First byte of a link frame's payload: control messages follow.
+/// First byte of a control frame's payload: control messages follow.
 pub const PAYLOAD_CONTROL: u8 = 0;
-/// First byte of a link frame's payload: an end-to-end datagram follows.
-pub const PAYLOAD_RELAY: u8 = 1;
 
 /// A frame that is not one of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -95,11 +88,18 @@ pub enum Frame<'a> {
         /// The third Noise message.
         noise: &'a [u8],
     },
-    /// Sealed payload.
+    /// An end-to-end datagram, for the neighbour or to be passed on: see [`data`].
     Data {
         /// Index of the receiver's keys.
         receiver: u32,
-        /// Counter, which is the nonce.
+        /// Counter under these keys.
+        counter: u64,
+    },
+    /// Sealed words between neighbours.
+    Control {
+        /// Index of the receiver's keys.
+        receiver: u32,
+        /// Counter under these keys, which is the nonce.
         counter: u64,
     },
     /// "I do not know the session to which this index belongs."
@@ -152,15 +152,15 @@ impl RegionMac {
     /// Parses the outer form of a frame.
     pub fn parse<'a>(&self, frame: &'a [u8]) -> Result<Frame<'a>, WireError> {
         match *frame.first().ok_or(WireError::Length)? {
+            KIND_DATA if frame.len() < data::OVERHEAD_BYTES => Err(WireError::Length),
             KIND_DATA => {
-                if frame.len() < DATA_OVERHEAD_BYTES {
-                    return Err(WireError::Length);
-                }
-                if frame[1..4] != [0, 0, 0] {
-                    return Err(WireError::Field);
-                }
-                let counter = u64::from(u32_at(frame, 8)) << 32 | u64::from(u32_at(frame, 12));
-                Ok(Frame::Data { receiver: u32_at(frame, 4), counter })
+                let (receiver, counter) = data::parse_link_header(frame);
+                Ok(Frame::Data { receiver, counter })
+            }
+            KIND_CONTROL if frame.len() < data::CONTROL_OVERHEAD_BYTES => Err(WireError::Length),
+            KIND_CONTROL => {
+                let (receiver, counter) = data::parse_link_header(frame);
+                Ok(Frame::Control { receiver, counter })
             }
             KIND_INIT => {
                 let body = self.check(frame, INIT_BYTES)?;
@@ -189,7 +189,7 @@ impl RegionMac {
         }
     }
 
-    /// Builds any frame but a data frame, which its keys build.
+    /// Builds any frame but those under a link's keys, which the keys build.
     pub fn build(&self, frame: &Frame<'_>) -> Vec<u8> {
         match *frame {
             Frame::Init { sender, noise } => {
@@ -202,53 +202,9 @@ impl RegionMac {
             }
             Frame::Finish { receiver, noise } => self.close(head(KIND_FINISH, FINISH_BYTES, &[0, receiver], noise)),
             Frame::Unknown { index } => self.close(head(KIND_UNKNOWN, UNKNOWN_BYTES, &[index], &[])),
-            Frame::Data { receiver, counter } => data_header(receiver, counter).to_vec(),
+            Frame::Data { receiver, counter } => data::link_header(LinkKind::Data, receiver, counter).to_vec(),
+            Frame::Control { receiver, counter } => data::link_header(LinkKind::Control, receiver, counter).to_vec(),
         }
-    }
-}
-
-/// Header of a data frame; it is also the additional data of the AEAD.
-pub fn data_header(receiver: u32, counter: u64) -> [u8; DATA_HEADER_BYTES] {
-    let mut header = [0; DATA_HEADER_BYTES];
-    header[0] = KIND_DATA;
-    header[4..8].copy_from_slice(&receiver.to_be_bytes());
-    header[8..].copy_from_slice(&counter.to_be_bytes());
-    header
-}
-
-/// What a relay sees of an end-to-end datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RelayHeader {
-    /// Links that it may still take.
-    pub hop_limit: u8,
-    /// Node that sent it.
-    pub source: MeshAddr,
-    /// Node for which it is.
-    pub target: MeshAddr,
-}
-
-impl RelayHeader {
-    /// Parses the payload of a link frame, its first byte ([`PAYLOAD_RELAY`]) included.
-    pub fn parse(payload: &[u8]) -> Result<Self, WireError> {
-        if payload.len() < RELAY_HEADER_BYTES {
-            return Err(WireError::Length);
-        }
-        if payload[0] != PAYLOAD_RELAY {
-            return Err(WireError::Kind);
-        }
-        let network = |at: usize| {
-            let mut octets = [0; 14];
-            octets.copy_from_slice(&payload[at..at + 14]);
-            MeshAddr::from_octets(octets)
-        };
-        Ok(Self { hop_limit: payload[1], source: network(2), target: network(16) })
-    }
-
-    /// Appends its bytes, [`PAYLOAD_RELAY`] first.
-    pub fn write(&self, buffer: &mut Vec<u8>) {
-        buffer.extend_from_slice(&[PAYLOAD_RELAY, self.hop_limit]);
-        buffer.extend_from_slice(&self.source.octets());
-        buffer.extend_from_slice(&self.target.octets());
     }
 }
 

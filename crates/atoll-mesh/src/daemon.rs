@@ -47,7 +47,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         region: RegionPrefix::of(config.region).network(),
     })
     .await?;
-    let io = Io::new(udp, is_ipv6, tun);
+    let io = Io::new(udp, is_ipv6, tun)?;
     tracing::info!(node = %node.short(), interface = config.interface, port = io.port(), "the mesh is up");
     tracing::debug!(address = %mesh.network().node(), "own address");
 
@@ -169,8 +169,9 @@ impl Daemon {
 
     fn snapshot(&mut self) -> Snapshot {
         let mut counters = self.mesh.counters().all();
-        counters.push(("send_errors", self.io.send_errors));
-        counters.push(("tun_errors", self.io.tun_errors));
+        counters.push(("send_errors", self.io.send_errors()));
+        counters.push(("tun_errors", self.io.tun_errors()));
+        counters.push(("odd_packets", self.io.odd_packets));
         Snapshot { status: self.status(), counters }
     }
 

@@ -1,18 +1,29 @@
 //! Every side effect of the data path: the UDP socket and the TUN device, in batches.
+//!
+//! One call of the kernel moves up to 64 KiB in either direction: super-packets to and from the TUN device
+//! ([`atoll_mesh_core::offload`]), rows of datagrams of one size to and from the socket (UDP segmentation offload). A
+//! frame is sealed, opened or rewritten where it lies; nothing is allocated for a packet.
 
 use std::{
-    io,
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    io::{self, IoSliceMut},
+    net::{Ipv6Addr, SocketAddr},
 };
 
-use atoll_mesh_core::{Mesh, Time, limits::DATAGRAM_BYTES_MAX};
-use atoll_os::tun::Tun;
+use atoll_mesh_core::{
+    Mesh, Received, Time,
+    offload::{Offload, Super, complete_checksum_at},
+    wire::data::{HEADROOM_BYTES, OVERHEAD_BYTES, RecordFlags},
+};
+use atoll_os::tun::{Tun, VNET_HEADER_BYTES, VnetHeader};
+use quinn_udp::RecvMeta;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::UdpSocket, time::Instant};
 
 use crate::{
     MeshError,
-    limits::{BATCH_MAX, SOCKET_BUFFER_BYTES},
+    deliver::Delivery,
+    limits::{RECEIVE_BUFFERS, RECEIVE_ROUNDS_MAX, SOCKET_BUFFER_BYTES, SUPER_BYTES_MAX, TUN_READS_MAX},
+    send::{Row, Sender, canonical},
 };
 
 /// What became readable.
@@ -25,22 +36,41 @@ pub(crate) enum Ready {
 
 /// The socket, the device and the clock.
 pub(crate) struct Io {
-    udp: UdpSocket,
-    /// Whether the socket is an IPv6 one, which sees IPv4 addresses in their mapped form.
-    is_ipv6: bool,
+    sender: Sender,
     tun: Tun,
     start: Instant,
-    buffer: Box<[u8; DATAGRAM_BYTES_MAX]>,
-    /// Datagrams that the kernel did not take.
-    pub(crate) send_errors: u64,
-    /// Packets that the kernel did not take.
-    pub(crate) tun_errors: u64,
+    /// [`RECEIVE_BUFFERS`] buffers of [`SUPER_BYTES_MAX`] for rows of datagrams.
+    received: Box<[u8]>,
+    meta: [RecvMeta; RECEIVE_BUFFERS],
+    delivery: Delivery,
+    /// A super-packet of the TUN device.
+    packet: Box<[u8]>,
+    /// A part of it that takes the slow way.
+    part: Vec<u8>,
+    row: Row,
+    /// Packets that the kernel handed over in a form that was not agreed on.
+    pub(crate) odd_packets: u64,
 }
 
 impl Io {
-    pub(crate) fn new(udp: UdpSocket, is_ipv6: bool, tun: Tun) -> Self {
-        let buffer = Box::new([0; DATAGRAM_BYTES_MAX]);
-        Self { udp, is_ipv6, tun, start: Instant::now(), buffer, send_errors: 0, tun_errors: 0 }
+    pub(crate) fn new(udp: UdpSocket, is_ipv6: bool, tun: Tun) -> Result<Self, MeshError> {
+        let port = udp.local_addr();
+        let sender = Sender::new(udp, is_ipv6).map_err(|source| match port {
+            Ok(listen) => MeshError::Listen { listen, source },
+            Err(source) => MeshError::Listen { listen: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0), source },
+        })?;
+        Ok(Self {
+            sender,
+            delivery: Delivery::new(tun.takes_udp_segments()),
+            tun,
+            start: Instant::now(),
+            received: vec![0; RECEIVE_BUFFERS * SUPER_BYTES_MAX].into_boxed_slice(),
+            meta: [RecvMeta::default(); RECEIVE_BUFFERS],
+            packet: vec![0; VNET_HEADER_BYTES + SUPER_BYTES_MAX].into_boxed_slice(),
+            part: Vec::new(),
+            row: Row::default(),
+            odd_packets: 0,
+        })
     }
 
     pub(crate) fn now(&self) -> Time {
@@ -54,14 +84,24 @@ impl Io {
 
     /// Port on which the socket listens.
     pub(crate) fn port(&self) -> u16 {
-        self.udp.local_addr().map_or(0, |address| address.port())
+        self.sender.udp().local_addr().map_or(0, |address| address.port())
+    }
+
+    /// Datagrams that the kernel did not take.
+    pub(crate) const fn send_errors(&self) -> u64 {
+        self.sender.errors
+    }
+
+    /// Packets that the kernel did not take.
+    pub(crate) const fn tun_errors(&self) -> u64 {
+        self.delivery.errors
     }
 
     /// Waits until there is something to read.
     pub(crate) async fn ready(&self) -> Result<Ready, MeshError> {
         tokio::select! {
             // An error here is one of the reactor, and shows again when reading.
-            _ = self.udp.readable() => Ok(Ready::Udp),
+            _ = self.sender.udp().readable() => Ok(Ready::Udp),
             result = self.tun.readable() => match result {
                 Ok(()) => Ok(Ready::Tun),
                 Err(source) => Err(MeshError::TunLost { name: self.tun.name().to_owned(), source }),
@@ -69,49 +109,118 @@ impl Io {
         }
     }
 
-    /// Feeds a batch of datagrams to the core.
+    /// Feeds what has come in to the core, and passes on what it says.
     pub(crate) fn read_datagrams(&mut self, mesh: &mut Mesh) {
-        for _ in 0..BATCH_MAX {
+        for _ in 0..RECEIVE_ROUNDS_MAX {
+            let Self { sender, received, meta, .. } = self;
+            let mut buffers = received.chunks_exact_mut(SUPER_BYTES_MAX).map(IoSliceMut::new);
+            let mut slices: [IoSliceMut<'_>; RECEIVE_BUFFERS] =
+                core::array::from_fn(|_| buffers.next().expect("there are as many buffers as slices"));
+            // Errors tell of earlier datagrams (no route, interface down): never a reason to stop.
+            let Ok(count) = sender.receive(&mut slices, meta) else { return };
             let now = self.now();
-            match self.udp.try_recv_from(self.buffer.as_mut_slice()) {
-                Ok((length, from)) => mesh.handle_datagram(canonical(from), &mut self.buffer[..length], now),
-                // Errors tell of earlier datagrams (no route, interface down): never a reason to stop.
-                Err(_) => return,
+            for number in 0..count {
+                self.handle_row(mesh, number, now);
             }
+            self.delivery.write(&self.received, &self.tun);
             self.flush(mesh);
+            if count < RECEIVE_BUFFERS {
+                // Whatever came in since then makes the socket readable again.
+                return;
+            }
         }
     }
 
-    /// Feeds a batch of packets to the core.
+    /// Feeds the row of datagrams in the buffer with this number to the core.
+    fn handle_row(&mut self, mesh: &mut Mesh, number: usize, now: Time) {
+        let meta = self.meta[number];
+        let from = canonical(meta.addr);
+        let start = number * SUPER_BYTES_MAX;
+        let (end, stride) = (start + meta.len, meta.stride.max(1));
+        // Datagrams for one next hop lie side by side, and leave as they came: as one row.
+        let mut onward: Option<(SocketAddr, usize)> = None;
+        let mut at = start;
+        while at < end {
+            let next = (at + stride).min(end);
+            let outcome = mesh.handle_datagram(from, &mut self.received[at..next], now);
+            let to = if let Received::Relay { to } = outcome { Some(to) } else { None };
+            if let Some((previous, began)) = onward.filter(|(previous, _)| Some(*previous) != to) {
+                self.sender.send(previous, &self.received[began..at], stride);
+                onward = None;
+            }
+            match outcome {
+                Received::Done => {}
+                Received::Packet(record) => self.delivery.push(at, record),
+                Received::Relay { to } => onward = onward.or(Some((to, at))),
+            }
+            at = next;
+        }
+        if let Some((to, began)) = onward {
+            self.sender.send(to, &self.received[began..end], stride);
+        }
+    }
+
+    /// Feeds packets of this machine to the core.
     pub(crate) fn read_packets(&mut self, mesh: &mut Mesh) -> Result<(), MeshError> {
-        for _ in 0..BATCH_MAX {
-            let now = self.now();
-            match self.tun.try_read(self.buffer.as_mut_slice()) {
-                Ok(length) => mesh.handle_packet(&self.buffer[..length], now),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+        let now = self.now();
+        for _ in 0..TUN_READS_MAX {
+            match self.tun.try_read(&mut self.packet) {
+                Ok(length) => self.handle_super(mesh, length, now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // EIO: the device was deleted. (One that is down blocks readers, and refuses writes only.)
                 Err(source) => return Err(MeshError::TunLost { name: self.tun.name().to_owned(), source }),
             }
-            self.flush(mesh);
         }
+        self.sender.send_row(&mut self.row);
+        self.flush(mesh);
         Ok(())
+    }
+
+    /// Splits and seals a packet that the device handed over, or gives its parts to the core.
+    fn handle_super(&mut self, mesh: &mut Mesh, length: usize, now: Time) {
+        let Some((header, packet)) = self.packet[..length].split_first_chunk_mut::<VNET_HEADER_BYTES>() else {
+            return self.odd_packets += 1;
+        };
+        let Some(header) = VnetHeader::parse(header) else { return self.odd_packets += 1 };
+        let whole = match Super::new(packet, offload_of(&header)) {
+            Ok(whole) => whole,
+            // A transport that this program does not know: its checksum is completed here.
+            Err(_) => {
+                let Some((start, offset)) = header.partial_checksum.filter(|_| header.segments.is_none()) else {
+                    return self.odd_packets += 1;
+                };
+                complete_checksum_at(packet, usize::from(start), usize::from(offset));
+                match Super::new(packet, Offload::default()) {
+                    Ok(whole) => whole,
+                    Err(_) => return self.odd_packets += 1,
+                }
+            }
+        };
+        let partial_checksum = whole.has_partial_checksum();
+        if let Some(mut sealer) = mesh.sealer(packet, whole.length(0), now) {
+            for number in 0..whole.count() {
+                let bytes = whole.length(number);
+                let frame = self.row.extend(&mut self.sender, sealer.to(), bytes + OVERHEAD_BYTES);
+                whole.write(number, &mut frame[HEADROOM_BYTES..HEADROOM_BYTES + bytes]);
+                sealer.seal(frame, RecordFlags { continues: number > 0, partial_checksum });
+            }
+        } else {
+            for number in 0..whole.count() {
+                self.part.resize(whole.length(number), 0);
+                whole.write(number, &mut self.part);
+                mesh.handle_packet(&self.part, partial_checksum, now);
+            }
+        }
     }
 
     /// Sends and writes all that the core has ready. What the kernel does not take is dropped, as a router would.
     pub(crate) fn flush(&mut self, mesh: &mut Mesh) {
         while let Some(transmit) = mesh.poll_transmit() {
-            let to = if self.is_ipv6 { mapped(transmit.to) } else { transmit.to };
-            if let Err(error) = self.udp.try_send_to(&transmit.data, to) {
-                self.send_errors += 1;
-                tracing::trace!(%error, to = %transmit.to, "a datagram was not sent");
-            }
+            self.sender.send(transmit.to, &transmit.data, transmit.data.len());
         }
         while let Some(packet) = mesh.poll_packet() {
-            if let Err(error) = self.tun.try_write(&packet) {
-                self.tun_errors += 1;
-                tracing::trace!(%error, "a packet was not written");
-            }
+            self.delivery.write_one(&packet, &self.tun);
         }
     }
 
@@ -120,6 +229,13 @@ impl Io {
         if let Err(error) = self.tun.remove().await {
             tracing::info!(error = %error, "the route of the node's own network stays behind");
         }
+    }
+}
+
+fn offload_of(header: &VnetHeader) -> Offload {
+    Offload {
+        segment_bytes: header.segments.map_or(0, |(_, bytes)| bytes),
+        partial_checksum: header.partial_checksum.is_some(),
     }
 }
 
@@ -135,34 +251,8 @@ pub(crate) fn open_udp(listen: SocketAddr) -> Result<(UdpSocket, bool), MeshErro
         socket.set_only_v6(false).map_err(fail)?;
     }
     socket.set_nonblocking(true).map_err(fail)?;
-    // Best effort: the kernel caps these for whoever may not raise its limits.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    atoll_os::udp::enlarge_buffers(&socket, SOCKET_BUFFER_BYTES);
     socket.bind(&listen.into()).map_err(fail)?;
     let socket = UdpSocket::from_std(socket.into()).map_err(fail)?;
     Ok((socket, is_ipv6))
-}
-
-/// The one form in which the core knows an address: IPv4 as IPv4, and scopes only where they matter.
-fn canonical(from: SocketAddr) -> SocketAddr {
-    match from {
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
-            None => {
-                let scope = if v6.ip().is_unicast_link_local() { v6.scope_id() } else { 0 };
-                SocketAddrV6::new(*v6.ip(), v6.port(), 0, scope).into()
-            }
-        },
-        SocketAddr::V4(_) => from,
-    }
-}
-
-fn mapped(to: SocketAddr) -> SocketAddr {
-    match to.ip() {
-        IpAddr::V4(v4) => {
-            let v6: Ipv6Addr = v4.to_ipv6_mapped();
-            SocketAddr::new(v6.into(), to.port())
-        }
-        IpAddr::V6(_) => to,
-    }
 }

@@ -9,10 +9,12 @@
 mod api;
 mod config;
 mod daemon;
+mod deliver;
 mod discovery;
 mod io;
 pub mod limits;
 mod metrics;
+mod send;
 
 pub use config::{Config, ConfigError};
 pub use daemon::run;

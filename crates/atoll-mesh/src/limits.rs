@@ -2,8 +2,16 @@
 
 use core::time::Duration;
 
-/// Datagrams or packets that are read in one go before anything else is looked at.
-pub const BATCH_MAX: usize = 64;
+/// Largest super-packet, and longest row of datagrams that one buffer takes.
+pub const SUPER_BYTES_MAX: usize = 65_536;
+/// Longest row of datagrams in one send: what fits the length field of UDP over IPv4.
+pub const ROW_BYTES_MAX: usize = 65_507;
+/// Rows of datagrams that are received in one call of the kernel.
+pub const RECEIVE_BUFFERS: usize = 8;
+/// Such calls in one go before anything else is looked at.
+pub const RECEIVE_ROUNDS_MAX: usize = 4;
+/// Packets that are read from the TUN device in one go.
+pub const TUN_READS_MAX: usize = 16;
 /// Kernel buffers of the UDP socket, each way.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Static peers in a configuration.

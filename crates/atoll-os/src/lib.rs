@@ -37,6 +37,7 @@ pub mod shim;
 pub mod spec;
 mod tap;
 pub mod tun;
+pub mod udp;
 mod users;
 pub mod vm;
 pub mod workload;

@@ -227,6 +227,15 @@ impl Links {
         self.handle.link().change(message).execute().await.map_err(kernel_with(what))
     }
 
+    /// Sets the largest super-packet that the kernel hands to a link, in bytes.
+    pub async fn ensure_gso_max(&self, name: &str, bytes: u32) -> Result<(), LinkError> {
+        let message = LinkUnspec::new_with_index(self.require(name).await?)
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(bytes))
+            .build();
+        let what = || format!("bound the super-packets of {name} to {bytes} bytes");
+        self.handle.link().change(message).execute().await.map_err(kernel_with(what))
+    }
+
     /// Removes a link if it is there.
     pub async fn remove(&self, name: &str) -> Result<(), LinkError> {
         let Some(index) = self.index(name).await? else { return Ok(()) };

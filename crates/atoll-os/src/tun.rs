@@ -1,8 +1,11 @@
 //! The mesh's TUN device: raw IPv6 packets of this machine, with its address and routes.
+//!
+//! Each packet comes with a [`VnetHeader`]: the device takes part in segmentation and checksum offload, so one read may
+//! give, and one write may take, a super-packet of up to 64 KiB.
 
 use std::{
     fs::OpenOptions,
-    io,
+    io::{self, IoSlice},
     net::Ipv6Addr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
@@ -17,6 +20,72 @@ use crate::{
 };
 
 const CLONE_DEVICE: &str = "/dev/net/tun";
+
+/// Bytes of a [`VnetHeader`].
+pub const VNET_HEADER_BYTES: usize = 10;
+/// Largest super-packet that the kernel is asked to hand over: with the mesh's headers on each of its parts it still
+/// fits one datagram of UDP segmentation offload.
+const SUPER_PACKET_BYTES_MAX: u32 = 58_000;
+
+/// Of which transport the parts of a super-packet are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segmented {
+    /// TCP over IPv6.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// What the kernel says of a packet, or is told of it (`struct virtio_net_hdr`, VIRTIO 1.2 section 5.1.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VnetHeader {
+    /// Where the checksum's coverage starts and where, from there, its field lies: it holds the sum over the pseudo
+    /// header only. Nothing if the checksum is complete.
+    pub partial_checksum: Option<(u16, u16)>,
+    /// Transport and payload bytes of the packets for which it stands, if more than one.
+    pub segments: Option<(Segmented, u16)>,
+    /// Bytes of all headers, for a super-packet.
+    pub headers_bytes: u16,
+}
+
+impl VnetHeader {
+    const NEEDS_CHECKSUM: u8 = 1;
+    const GSO_TCP6: u8 = 4;
+    const GSO_UDP: u8 = 5;
+    const GSO_ECN: u8 = 0x80;
+
+    /// Reads it; nothing if the packet is segmented in a way that was not agreed on.
+    pub fn parse(bytes: &[u8; VNET_HEADER_BYTES]) -> Option<Self> {
+        let number = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        let segments = match bytes[1] & !Self::GSO_ECN {
+            0 => None,
+            Self::GSO_TCP6 => Some((Segmented::Tcp, number(4))),
+            Self::GSO_UDP => Some((Segmented::Udp, number(4))),
+            _ => return None,
+        };
+        let partial_checksum = (bytes[0] & Self::NEEDS_CHECKSUM != 0).then_some((number(6), number(8)));
+        Some(Self { partial_checksum, segments, headers_bytes: number(2) })
+    }
+
+    /// Its bytes.
+    pub fn to_bytes(self) -> [u8; VNET_HEADER_BYTES] {
+        let mut bytes = [0; VNET_HEADER_BYTES];
+        if let Some((start, offset)) = self.partial_checksum {
+            bytes[0] = Self::NEEDS_CHECKSUM;
+            bytes[6..8].copy_from_slice(&start.to_ne_bytes());
+            bytes[8..].copy_from_slice(&offset.to_ne_bytes());
+        }
+        if let Some((transport, segment_bytes)) = self.segments {
+            bytes[1] = match transport {
+                Segmented::Tcp => Self::GSO_TCP6,
+                Segmented::Udp => Self::GSO_UDP,
+            };
+            bytes[4..6].copy_from_slice(&segment_bytes.to_ne_bytes());
+        }
+        bytes[2..4].copy_from_slice(&self.headers_bytes.to_ne_bytes());
+        bytes
+    }
+}
 
 /// A TUN device that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +145,7 @@ pub struct TunConfig {
 pub struct Tun {
     fd: AsyncFd<OwnedFd>,
     config: TunConfig,
+    takes_udp_segments: bool,
 }
 
 impl Tun {
@@ -83,6 +153,7 @@ impl Tun {
     pub async fn create(config: TunConfig) -> Result<Self, TunError> {
         let name = &config.name;
         let fd = open(name).map_err(|source| describe(name, source))?;
+        let takes_udp_segments = offload(&fd).map_err(|source| TunError::Create { name: name.clone(), source })?;
         // SAFETY: the descriptor is owned by the `AsyncFd`, which never replaces or closes it before it is dropped.
         let fd = unsafe { AsyncFd::register(fd) };
         let fd = fd.map_err(|e| TunError::Create { name: name.clone(), source: e.into() })?;
@@ -91,6 +162,7 @@ impl Tun {
         links.set_sysctl(&format!("ipv6/conf/{name}/addr_gen_mode"), "1")?;
         links.set_sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), "0")?;
         links.ensure_mtu(name, config.mtu).await?;
+        links.ensure_gso_max(name, SUPER_PACKET_BYTES_MAX).await?;
         links.ensure_up(name).await?;
         links.ensure_address(name, config.address.into(), 128).await?;
         let region = Route {
@@ -102,7 +174,7 @@ impl Tun {
         };
         links.ensure_route(&region).await?;
         change_unreachable(config.network, Change::Ensure).await?;
-        Ok(Self { fd, config })
+        Ok(Self { fd, config, takes_udp_segments })
     }
 
     /// Name of the interface.
@@ -116,14 +188,20 @@ impl Tun {
         self.fd.readable().await.map(|mut guard| guard.retain_ready())
     }
 
-    /// Reads one packet; `WouldBlock` if there is none.
+    /// Whether super-packets of UDP may be written (Linux 6.2 and later).
+    pub const fn takes_udp_segments(&self) -> bool {
+        self.takes_udp_segments
+    }
+
+    /// Reads a [`VnetHeader`] and one packet; `WouldBlock` if there is none.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.fd.try_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd.as_fd(), buffer)?))
     }
 
-    /// Writes one packet; `WouldBlock` if the kernel cannot take it now.
-    pub fn try_write(&self, packet: &[u8]) -> io::Result<usize> {
-        Ok(nix::unistd::write(self.fd.get_ref().as_fd(), packet)?)
+    /// Writes one packet in pieces, the first of which is its [`VnetHeader`]; `WouldBlock` if the kernel cannot take it
+    /// now.
+    pub fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(nix::sys::uio::writev(self.fd.get_ref().as_fd(), pieces)?)
     }
 
     /// Takes away what does not vanish with the device, then the device.
@@ -174,8 +252,8 @@ fn open(name: &str) -> io::Result<OwnedFd> {
     for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *slot = byte as libc::c_char;
     }
-    // The flags fit the kernel's short: IFF_TUN is 1, IFF_NO_PI 0x1000.
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // The flags fit the kernel's short: IFF_TUN is 1, IFF_NO_PI 0x1000, IFF_VNET_HDR 0x4000.
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: the descriptor is open for the duration of the call and TUNSETIFF reads and writes one `ifreq`.
     if unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as _, &mut request) } < 0 {
         return Err(io::Error::last_os_error());
@@ -183,6 +261,19 @@ fn open(name: &str) -> io::Result<OwnedFd> {
     let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(&device, nix::fcntl::FcntlArg::F_GETFL)?);
     nix::fcntl::fcntl(&device, nix::fcntl::FcntlArg::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK))?;
     Ok(device.into())
+}
+
+/// Agrees on offloads with the kernel; whether super-packets of UDP are among them.
+fn offload(device: &OwnedFd) -> io::Result<bool> {
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let udp = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    for (flags, takes_udp_segments) in [(tcp | udp, true), (tcp, false)] {
+        // SAFETY: the descriptor is open for the duration of the call, whose argument is a number and no pointer.
+        if unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(flags)) } >= 0 {
+            return Ok(takes_udp_segments);
+        }
+    }
+    Err(io::Error::last_os_error())
 }
 
 fn describe(name: &str, source: io::Error) -> TunError {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use atoll_base::{MeshAddr, NodeSecret, RegionId};
-use atoll_mesh_core::{Event, Mesh, Origin, Settings, Time, Tuning};
+use atoll_mesh_core::{Event, Mesh, Origin, Received, Settings, Time, Tuning};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 
@@ -198,7 +198,7 @@ impl World {
         self.packets.insert(number, (source, target, false));
         let now = self.now;
         if let Some(mesh) = &mut self.nodes[source].mesh {
-            mesh.handle_packet(&packet, now);
+            mesh.handle_packet(&packet, false, now);
         }
         self.settle(source);
         number
@@ -238,7 +238,11 @@ impl World {
     pub fn inject(&mut self, source: usize, target: usize, mut data: Vec<u8>) {
         let now = self.now;
         if let Some(mesh) = &mut self.nodes[target].mesh {
-            mesh.handle_datagram(Self::endpoint(source), &mut data, now);
+            match mesh.handle_datagram(Self::endpoint(source), &mut data, now) {
+                Received::Done => {}
+                Received::Packet(record) => self.deliver(target, &data[record.start..record.end]),
+                Received::Relay { to } => self.transmit(target, to, data),
+            }
         }
         self.settle(target);
     }

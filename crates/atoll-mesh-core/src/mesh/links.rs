@@ -14,8 +14,7 @@ use crate::{
     liveness::{Action, Liveness},
     time::Time,
     timers::Timer,
-    transport::{OpenError, begin_frame},
-    wire::{DATA_HEADER_BYTES, Frame, PAYLOAD_CONTROL, PAYLOAD_RELAY},
+    wire::{PAYLOAD_CONTROL, data::LINK_HEADER_BYTES},
 };
 
 pub(super) struct Link {
@@ -178,35 +177,26 @@ impl Mesh {
         }
     }
 
-    pub(super) fn handle_link_data(&mut self, from: SocketAddr, index: u32, counter: u64, data: &mut [u8], now: Time) {
+    /// Takes a control frame.
+    pub(super) fn handle_link_control(
+        &mut self,
+        from: SocketAddr,
+        (index, counter): (u32, u64),
+        data: &mut [u8],
+        now: Time,
+    ) {
         let owner = self.link_indices.get(&index).copied();
         let opened = owner.and_then(|id| {
-            let opened = self.links.get_mut(&id)?.channel.open(index, counter, data, now)?;
-            Some((id, opened))
+            let link = self.links.get_mut(&id)?;
+            let opened = link.channel.open(index, now, |keys| keys.open_control(counter, data, now))?;
+            Some((id, opened.map(|opened| opened.content)))
         });
-        let (id, opened) = match opened {
-            Some((id, Ok(opened))) => (id, opened),
-            Some((_, Err(OpenError::Replayed))) => return self.counters.dropped_replayed += 1,
-            Some((_, Err(OpenError::Forged))) => return self.counters.dropped_forged += 1,
-            Some((_, Err(OpenError::Expired))) | None => {
-                self.counters.dropped_unknown_session += 1;
-                if !self.link_accepts.owns(index) && self.hint_rate.allow(now) {
-                    let hint = self.mac.build(&Frame::Unknown { index });
-                    self.transmit(from, hint);
-                }
-                return;
-            }
-        };
-        let Some(link) = self.links.get_mut(&id) else { return };
-        link.rx_bytes += data.len() as u64;
-        link.endpoint = from;
-        link.liveness.handle_frame(now);
-        let payload = &mut data[DATA_HEADER_BYTES..DATA_HEADER_BYTES + opened.length];
+        let Some((id, length)) = self.link_opened(from, index, opened, data.len(), now) else { return };
+        let payload = &data[LINK_HEADER_BYTES..LINK_HEADER_BYTES + length];
         match payload.first() {
             // An empty frame only confirms keys.
             None => {}
             Some(&PAYLOAD_CONTROL) => self.handle_control(id, payload, now),
-            Some(&PAYLOAD_RELAY) => self.handle_relay(id, payload, now),
             Some(_) => self.counters.dropped_malformed += 1,
         }
     }
@@ -256,29 +246,16 @@ impl Mesh {
         self.send_link(id, &writer.finish(), now);
     }
 
+    /// Seals a control payload for a neighbour and sends it.
     fn send_link(&mut self, id: LinkId, payload: &[u8], now: Time) {
-        let mut frame = Vec::new();
-        begin_frame(&mut frame, payload.len(), 1);
-        frame.extend_from_slice(payload);
-        self.seal_link(id, frame, now);
-    }
-
-    /// Seals a frame that was begun by [`begin_frame`], and sends it to a neighbour.
-    pub(super) fn seal_link(&mut self, id: LinkId, mut frame: Vec<u8>, now: Time) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        let Some(transport) = link.channel.sender(now) else {
+        let Some(keys) = link.channel.sender(now) else {
             self.counters.dropped_no_session += 1;
             return;
         };
-        // Control messages look after their own answers.
-        let is_data = frame.get(DATA_HEADER_BYTES) == Some(&PAYLOAD_RELAY);
-        transport.seal(&mut frame, 0);
+        let frame = keys.seal_control(payload);
         link.tx_bytes += frame.len() as u64;
         let to = link.endpoint;
-        if is_data && link.liveness.is_up() && link.liveness.handle_sent(now) {
-            let deadline = link.liveness.deadline();
-            self.timers.no_later_than(Timer::Link(id), deadline);
-        }
         self.transmit(to, frame);
     }
 

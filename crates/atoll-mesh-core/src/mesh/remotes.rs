@@ -1,27 +1,31 @@
-//! Sessions between the two ends of the mesh, and relaying for others.
+//! Sessions between the two ends of the mesh: their handshakes, and packets that have to wait for them.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::Ipv6Addr};
 
 use atoll_base::{MeshAddr, NodeId};
 
-use super::{Event, LinkId, Mesh};
+use super::{Event, Mesh, Received};
 use crate::{
     accept::Accepted,
     channel::Channel,
     handshake::{Proven, Scope},
     limits::{HOP_LIMIT, MTU, QUEUED_PACKETS_MAX, REMOTE_IDLE, REMOTES_MAX},
-    packet,
+    offload::complete_checksum,
+    packet::{self, Refusal},
     time::Time,
     timers::Timer,
-    transport::{OpenError, begin_frame},
-    wire::{DATA_HEADER_BYTES, DATA_OVERHEAD_BYTES, Frame, RELAY_HEADER_BYTES, RelayHeader},
+    wire::{
+        Frame,
+        data::{Body, HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_AT, RecordFlags, STEERING_AT, Steering},
+    },
 };
 
 pub(super) struct Remote {
     pub(super) channel: Channel,
     pub(super) node: Option<NodeId>,
-    queue: VecDeque<Vec<u8>>,
-    last_used: Time,
+    /// Packets that wait for keys, and whether their checksums are partial.
+    queue: VecDeque<(Vec<u8>, bool)>,
+    pub(super) last_used: Time,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
 }
@@ -40,67 +44,52 @@ impl Remote {
 }
 
 impl Mesh {
-    /// Takes a packet from the TUN device.
-    pub fn handle_packet(&mut self, packet: &[u8], now: Time) {
+    /// Takes a packet from the TUN device the slow way: it may have to wait for a handshake, or its sender be told why
+    /// it cannot go. Segmented packets must be split before.
+    pub fn handle_packet(&mut self, packet: &[u8], partial_checksum: bool, now: Time) {
         let Some((source, target)) = packet::addresses(packet) else {
             return self.counters.dropped_not_ipv6 += 1;
         };
-        if !self.network.contains(source) || !self.prefix.contains(target) || self.network.contains(target) {
+        if !self.may_leave(source, target) {
             return self.counters.dropped_wrong_address += 1;
         }
         if packet.len() > MTU {
-            return self.counters.dropped_too_big += 1;
+            self.counters.dropped_too_big += 1;
+            return self.refuse(packet, Refusal::TooBig(MTU), now);
         }
         let network = MeshAddr::containing(target);
         if self.router.route(network).is_none() {
             self.counters.dropped_no_route += 1;
-            if self.icmp_rate.allow(now)
-                && let Some(error) = packet::unreachable(self.own_address(), packet)
-            {
-                self.deliver(error);
-            }
-            return;
+            return self.refuse(packet, Refusal::NoRoute, now);
         }
         let Some(remote) = self.remote(network, now) else { return };
         remote.last_used = now;
         if remote.channel.can_send(now) {
-            self.send_sealed(network, packet, now);
-            self.rekey_remote(network, now);
-            return;
+            return self.send_sealed(network, packet, partial_checksum, now);
         }
         if remote.queue.len() >= QUEUED_PACKETS_MAX {
             remote.queue.pop_front();
             self.counters.dropped_queue_full += 1;
         }
         let Some(remote) = self.remotes.get_mut(&network) else { return };
-        remote.queue.push_back(packet.to_vec());
+        remote.queue.push_back((packet.to_vec(), partial_checksum));
         if !remote.channel.is_handshaking() {
             self.start_remote_handshake(network, now);
         }
     }
 
-    /// Takes an end-to-end datagram that came in over a link: for this node, or to be passed on.
-    pub(super) fn handle_relay(&mut self, from: LinkId, payload: &mut [u8], now: Time) {
-        let Ok(header) = RelayHeader::parse(payload) else {
-            return self.counters.dropped_malformed += 1;
-        };
-        if header.target == self.network {
-            self.handle_end_to_end(header.source, &mut payload[RELAY_HEADER_BYTES..], now);
-            return;
+    /// Whether a packet of this machine belongs into the mesh.
+    pub(super) fn may_leave(&self, source: Ipv6Addr, target: Ipv6Addr) -> bool {
+        self.network.contains(source) && self.prefix.contains(target) && !self.network.contains(target)
+    }
+
+    /// Tells the sender of a packet why it does not go.
+    fn refuse(&mut self, packet: &[u8], why: Refusal, now: Time) {
+        if self.icmp_rate.allow(now)
+            && let Some(error) = packet::refusal(self.own_address(), packet, why)
+        {
+            self.deliver(error);
         }
-        let Some(hop_limit) = header.hop_limit.checked_sub(1).filter(|left| *left > 0) else {
-            return self.counters.dropped_hop_limit += 1;
-        };
-        let Some(route) = self.router.route(header.target).filter(|route| route.link != from) else {
-            return self.counters.dropped_no_route += 1;
-        };
-        let link = route.link;
-        let mut frame = Vec::new();
-        begin_frame(&mut frame, payload.len(), 1);
-        RelayHeader { hop_limit, ..header }.write(&mut frame);
-        frame.extend_from_slice(&payload[RELAY_HEADER_BYTES..]);
-        self.counters.relayed += 1;
-        self.seal_link(link, frame, now);
     }
 
     pub(super) fn handle_remote_timeout(&mut self, network: MeshAddr, now: Time) {
@@ -122,28 +111,21 @@ impl Mesh {
         self.schedule_remote(network);
     }
 
-    fn handle_end_to_end(&mut self, source: MeshAddr, data: &mut [u8], now: Time) {
+    /// Takes a frame of a handshake from a far node, or a hint.
+    pub(super) fn handle_far_frame(&mut self, source: MeshAddr, data: &[u8], now: Time) {
         match self.mac.parse(data) {
-            Ok(Frame::Data { receiver, counter }) => self.handle_remote_data(source, receiver, counter, data, now),
-            Ok(Frame::Init { sender, noise }) => {
-                let noise = noise.to_vec();
-                self.handle_remote_init(source, sender, &noise, now);
-            }
+            Ok(Frame::Init { sender, noise }) => self.handle_remote_init(source, sender, noise, now),
             Ok(Frame::Response { sender, receiver, noise }) => {
-                let noise = noise.to_vec();
-                self.handle_remote_response(source, (sender, receiver, &noise), now);
+                self.handle_remote_response(source, (sender, receiver, noise), now);
             }
-            Ok(Frame::Finish { receiver, noise }) => {
-                let noise = noise.to_vec();
-                self.handle_remote_finish(source, receiver, &noise, now);
-            }
+            Ok(Frame::Finish { receiver, noise }) => self.handle_remote_finish(source, receiver, noise, now),
             Ok(Frame::Unknown { index }) => {
                 let hinted = self.remotes.get_mut(&source);
                 if hinted.is_some_and(|remote| remote.channel.handle_hint(index, now)) {
                     self.start_remote_handshake(source, now);
                 }
             }
-            Err(_) => self.counters.dropped_malformed += 1,
+            Ok(Frame::Data { .. } | Frame::Control { .. }) | Err(_) => self.counters.dropped_malformed += 1,
         }
     }
 
@@ -194,60 +176,19 @@ impl Mesh {
                 let Some(remote) = self.remote(source, now) else { return };
                 remote.channel.accept(transport, now);
                 self.handle_remote_established(source, proven, now);
-                self.send_sealed(source, &[], now);
-                for mut frame in early {
-                    self.handle_end_to_end(source, &mut frame, now);
+                self.send_sealed(source, &[], false, now);
+                for frame in early {
+                    self.handle_early(frame, now);
                 }
             }
             Some(Err(_)) => self.counters.dropped_forged += 1,
             None => {
                 let waiting = self.remotes.get(&source).is_some_and(|r| r.channel.awaits_confirmation(index));
                 if waiting {
-                    self.send_sealed(source, &[], now);
+                    self.send_sealed(source, &[], false, now);
                 }
             }
         }
-    }
-
-    fn handle_remote_data(&mut self, source: MeshAddr, index: u32, counter: u64, data: &mut [u8], now: Time) {
-        let opened = self.remotes.get_mut(&source).and_then(|remote| remote.channel.open(index, counter, data, now));
-        let opened = match opened {
-            Some(Ok(opened)) => opened,
-            Some(Err(OpenError::Replayed)) => return self.counters.dropped_replayed += 1,
-            Some(Err(OpenError::Forged)) => return self.counters.dropped_forged += 1,
-            Some(Err(OpenError::Expired)) | None => {
-                if self.remote_accepts.keep_early(index, data) {
-                    return;
-                }
-                self.counters.dropped_unknown_session += 1;
-                if self.hint_rate.allow(now) {
-                    let hint = self.mac.build(&Frame::Unknown { index });
-                    self.send_end_to_end(source, &hint, now);
-                }
-                return;
-            }
-        };
-        if opened.is_confirmed_now {
-            self.flush_queue(source, now);
-        }
-        if opened.length == 0 {
-            return;
-        }
-        let packet = &data[DATA_HEADER_BYTES..DATA_HEADER_BYTES + opened.length];
-        let Some((from, to)) = packet::addresses(packet) else {
-            return self.counters.dropped_malformed += 1;
-        };
-        // Nobody speaks in another's name, and nobody sends through us to a third.
-        if !source.contains(from) || !self.network.contains(to) {
-            return self.counters.dropped_wrong_address += 1;
-        }
-        let packet = packet.to_vec();
-        if let Some(remote) = self.remotes.get_mut(&source) {
-            remote.rx_bytes += packet.len() as u64;
-            remote.last_used = now;
-        }
-        self.deliver(packet);
-        self.rekey_remote(source, now);
     }
 
     fn handle_remote_established(&mut self, network: MeshAddr, proven: Proven, now: Time) {
@@ -259,14 +200,28 @@ impl Mesh {
         self.schedule_remote(network);
     }
 
-    fn flush_queue(&mut self, network: MeshAddr, now: Time) {
+    pub(super) fn flush_queue(&mut self, network: MeshAddr, now: Time) {
         let Some(remote) = self.remotes.get_mut(&network) else { return };
-        for packet in core::mem::take(&mut remote.queue) {
-            self.send_sealed(network, &packet, now);
+        for (packet, partial_checksum) in core::mem::take(&mut remote.queue) {
+            self.send_sealed(network, &packet, partial_checksum, now);
         }
     }
 
-    fn rekey_remote(&mut self, network: MeshAddr, now: Time) {
+    /// Takes a data frame that waited for its handshake.
+    fn handle_early(&mut self, mut frame: Vec<u8>, now: Time) {
+        let steering = frame[STEERING_AT..].first_chunk().and_then(Steering::parse);
+        let Some(steering) = steering else { return };
+        if let Received::Packet(record) = self.handle_end_to_end(&steering, &mut frame, now) {
+            let packet = &mut frame[record.start..record.end];
+            if record.flags.partial_checksum {
+                complete_checksum(packet);
+            }
+            let packet = packet.to_vec();
+            self.deliver(packet);
+        }
+    }
+
+    pub(super) fn rekey_remote(&mut self, network: MeshAddr, now: Time) {
         if self.remotes.get(&network).is_some_and(|remote| remote.channel.wants_rekey(&self.tuning, now)) {
             self.start_remote_handshake(network, now);
         }
@@ -282,41 +237,44 @@ impl Mesh {
     }
 
     /// Seals a packet (or nothing, as a sign of life) for the far end.
-    pub(super) fn send_sealed(&mut self, network: MeshAddr, packet: &[u8], now: Time) {
-        let Some(route) = self.router.route(network) else {
-            return self.counters.dropped_no_route += 1;
-        };
-        let link = route.link;
-        let mut frame = self.begin_relay(network, DATA_OVERHEAD_BYTES + packet.len());
-        let start = frame.len();
-        begin_frame(&mut frame, packet.len(), 2);
-        frame.extend_from_slice(packet);
-        let Some(remote) = self.remotes.get_mut(&network) else { return };
-        let Some(transport) = remote.channel.sender(now) else {
+    pub(super) fn send_sealed(&mut self, network: MeshAddr, packet: &[u8], partial_checksum: bool, now: Time) {
+        let Some(mut sealer) = self.open_path(network, packet, now) else {
             return self.counters.dropped_no_session += 1;
         };
-        transport.seal(&mut frame, start);
-        remote.tx_bytes += packet.len() as u64;
-        self.seal_link(link, frame, now);
+        let mut frame = vec![0; packet.len() + OVERHEAD_BYTES];
+        frame[HEADROOM_BYTES..HEADROOM_BYTES + packet.len()].copy_from_slice(packet);
+        sealer.seal(&mut frame, RecordFlags { continues: false, partial_checksum });
+        let to = sealer.to();
+        self.queue_transmit(to, frame);
     }
 
     /// Sends a frame of a handshake to the far end.
-    fn send_end_to_end(&mut self, network: MeshAddr, inner: &[u8], now: Time) {
+    pub(super) fn send_end_to_end(&mut self, network: MeshAddr, inner: &[u8], now: Time) {
         let Some(route) = self.router.route(network) else {
             return self.counters.dropped_no_route += 1;
         };
-        let link = route.link;
-        let mut frame = self.begin_relay(network, inner.len());
-        frame.extend_from_slice(inner);
-        self.seal_link(link, frame, now);
-    }
-
-    /// Begins a link frame that carries an end-to-end datagram of so many bytes.
-    fn begin_relay(&self, target: MeshAddr, inner_bytes: usize) -> Vec<u8> {
-        let mut frame = Vec::new();
-        begin_frame(&mut frame, RELAY_HEADER_BYTES + inner_bytes, 1);
-        RelayHeader { hop_limit: HOP_LIMIT, source: self.network, target }.write(&mut frame);
-        frame
+        let id = route.link;
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(keys) = link.channel.sender(now) else {
+            return self.counters.dropped_no_session += 1;
+        };
+        let steering = Steering {
+            hop_limit: HOP_LIMIT,
+            ecn: 0,
+            flow: 0,
+            body: Body::Handshake,
+            source: self.network,
+            target: network,
+            receiver: 0,
+            counter: 0,
+        };
+        let mut frame = vec![0; RECORD_AT + inner.len()];
+        frame[STEERING_AT..RECORD_AT].copy_from_slice(&steering.to_bytes());
+        frame[RECORD_AT..].copy_from_slice(inner);
+        keys.close_steering(&mut frame);
+        link.tx_bytes += frame.len() as u64;
+        let to = link.endpoint;
+        self.transmit(to, frame);
     }
 
     /// The far end, known or new; nothing if there are too many in use.

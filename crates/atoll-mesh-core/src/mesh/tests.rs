@@ -3,12 +3,15 @@
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::wire::data::{HEADROOM_BYTES, OVERHEAD_BYTES, RecordFlags};
 
 const REGION: RegionId = RegionId([7; 32]);
 
 struct Pair {
     nodes: [Mesh; 2],
     now: Time,
+    /// Packets that came out of each.
+    out: [Vec<Vec<u8>>; 2],
 }
 
 fn endpoint(index: usize) -> SocketAddr {
@@ -27,9 +30,14 @@ fn node(seed: u8) -> Mesh {
 }
 
 impl Pair {
+    /// Two nodes that never met.
+    fn strangers() -> Self {
+        Self { nodes: [node(1), node(2)], now: Time::ZERO, out: Default::default() }
+    }
+
     /// Two nodes with a link and a session.
     fn new() -> Self {
-        let mut pair = Self { nodes: [node(1), node(2)], now: Time::ZERO };
+        let mut pair = Self::strangers();
         pair.nodes[0].add_peer(endpoint(1), Origin::Static, Time::ZERO);
         pair.run(Duration::from_millis(100));
         let packet = pair.packet(0, 1);
@@ -43,9 +51,9 @@ impl Pair {
 
     /// What comes out at the other node after a packet went in at this one.
     fn exchange(&mut self, node: usize, packet: &[u8]) -> Vec<Vec<u8>> {
-        self.nodes[node].handle_packet(packet, self.now);
+        self.nodes[node].handle_packet(packet, false, self.now);
         self.run(Duration::from_millis(100));
-        core::iter::from_fn(|| self.nodes[1 - node].poll_packet()).collect()
+        core::mem::take(&mut self.out[1 - node])
     }
 
     /// Lets both exchange datagrams, without loss or delay.
@@ -55,7 +63,10 @@ impl Pair {
             for sender in 0..2 {
                 while let Some(transmit) = self.nodes[sender].poll_transmit() {
                     let mut data = transmit.data;
-                    self.nodes[1 - sender].handle_datagram(endpoint(sender), &mut data, self.now);
+                    let received = self.nodes[1 - sender].handle_datagram(endpoint(sender), &mut data, self.now);
+                    if let Received::Packet(record) = received {
+                        self.out[1 - sender].push(data[record.start..record.end].to_vec());
+                    }
                 }
             }
             if self.nodes.iter().any(|node| !node.transmits.is_empty()) {
@@ -96,15 +107,15 @@ fn nobody_speaks_in_anothers_name_or_to_a_third() {
     ] {
         let before = pair.nodes[1].counters.dropped_wrong_address;
         let now = pair.now;
-        pair.nodes[0].send_sealed(other, &lie, now);
+        pair.nodes[0].send_sealed(other, &lie, false, now);
         pair.run(Duration::from_millis(10));
-        assert_eq!(pair.nodes[1].poll_packet(), None);
+        assert_eq!(pair.out[1], Vec::<Vec<u8>>::new());
         assert_eq!(pair.nodes[1].counters.dropped_wrong_address, before + 1);
     }
     let now = pair.now;
-    pair.nodes[0].send_sealed(other, &[0x45; 40], now);
+    pair.nodes[0].send_sealed(other, &[0x45; 40], false, now);
     pair.run(Duration::from_millis(10));
-    assert_eq!((pair.nodes[1].poll_packet(), pair.nodes[1].counters.dropped_malformed), (None, 1));
+    assert_eq!((pair.out[1].len(), pair.nodes[1].counters.dropped_malformed), (0, 1));
 }
 
 #[test]
@@ -127,26 +138,27 @@ fn what_should_not_enter_the_mesh_is_dropped_at_once() {
     big[4..6].copy_from_slice(&length.to_be_bytes());
     assert_eq!(pair.exchange(0, &big), Vec::<Vec<u8>>::new());
     assert_eq!(pair.nodes[0].counters.dropped_too_big, 1);
+    let error = pair.nodes[0].poll_packet().expect("an ICMPv6 error");
+    assert_eq!((error[40], &error[44..48]), (2, &(crate::limits::MTU as u32).to_be_bytes()[..]));
     // No route: the program is told at once.
     let nowhere = packet(own.host(1), node(9).network.host(1));
-    pair.nodes[0].handle_packet(&nowhere, pair.now);
+    pair.nodes[0].handle_packet(&nowhere, false, pair.now);
     let error = pair.nodes[0].poll_packet().expect("an ICMPv6 error");
     assert_eq!((error[6], error[40]), (58, 1));
 }
 
 #[test]
 fn packets_that_wait_for_a_handshake_are_bounded() {
-    let mut pair = Pair { nodes: [node(1), node(2)], now: Time::ZERO };
+    let mut pair = Pair::strangers();
     pair.nodes[0].add_peer(endpoint(1), Origin::Static, Time::ZERO);
     pair.run(Duration::from_millis(100));
     let packet = pair.packet(0, 1);
     let now = pair.now;
     for _ in 0..1000 {
-        pair.nodes[0].handle_packet(&packet, now);
+        pair.nodes[0].handle_packet(&packet, false, now);
     }
     pair.run(Duration::from_millis(10));
-    let arrived = core::iter::from_fn(|| pair.nodes[1].poll_packet()).count();
-    assert_eq!(arrived, crate::limits::QUEUED_PACKETS_MAX);
+    assert_eq!(pair.out[1].len(), crate::limits::QUEUED_PACKETS_MAX);
 }
 
 #[test]
@@ -161,4 +173,52 @@ fn forged_beacons_leave_room_for_configured_neighbours() {
     assert!(node.add_peer(endpoint(1), Origin::Static, Time::ZERO));
     node.handle_beacon(endpoint(9), &Beacon { region: RegionPrefix([0xfd, 0, 0, 0, 0, 0]), ..beacon }, Time::ZERO);
     assert_eq!(node.counters.beacons_of_other_regions, 1);
+}
+
+#[test]
+fn the_fast_path_and_the_slow_one_make_the_same_packets() {
+    let mut pair = Pair::new();
+    let packet = pair.packet(0, 1);
+    let now = pair.now;
+    let Pair { nodes: [a, b], .. } = &mut pair;
+    let mut sealer = a.sealer(&packet, packet.len(), now).expect("there is a session");
+    assert_eq!(sealer.to(), endpoint(1));
+    let mut counters = Vec::new();
+    for continues in [false, true] {
+        let mut frame = vec![0; packet.len() + OVERHEAD_BYTES];
+        frame[HEADROOM_BYTES..][..packet.len()].copy_from_slice(&packet);
+        let flags = RecordFlags { continues, partial_checksum: true };
+        sealer.seal(&mut frame, flags);
+        let (mut again, mut cut) = (frame.clone(), frame.clone());
+        let Received::Packet(record) = b.handle_datagram(endpoint(0), &mut frame, now) else { panic!("not opened") };
+        assert_eq!((&frame[record.start..record.end], record.flags), (&packet[..], flags));
+        counters.push(record.counter);
+        let before = b.counters.clone();
+        assert_eq!(b.handle_datagram(endpoint(0), &mut again, now), Received::Done);
+        cut.truncate(cut.len() - 1);
+        cut[8] ^= 1; // A counter that is fresh.
+        assert_eq!(b.handle_datagram(endpoint(0), &mut cut, now), Received::Done);
+        assert_eq!(b.counters.dropped_replayed, before.dropped_replayed + 1);
+    }
+    assert_eq!(counters[1], counters[0] + 1);
+    assert!(a.sealer(&packet, crate::limits::MTU + 1, now).is_none(), "too large for the path");
+    assert!(a.sealer(&[0x45; 60], 60, now).is_none(), "no IPv6");
+}
+
+#[test]
+fn every_bit_of_a_data_frame_counts() {
+    let mut pair = Pair::new();
+    let packet = pair.packet(0, 1);
+    let now = pair.now;
+    let [a, b] = &mut pair.nodes;
+    let mut sealer = a.sealer(&packet, packet.len(), now).expect("there is a session");
+    let mut frame = vec![0; packet.len() + OVERHEAD_BYTES];
+    frame[HEADROOM_BYTES..][..packet.len()].copy_from_slice(&packet);
+    sealer.seal(&mut frame, RecordFlags::default());
+    for bit in 0..frame.len() * 8 {
+        let mut flipped = frame.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(b.handle_datagram(endpoint(0), &mut flipped, now), Received::Done, "bit {bit}");
+        while b.poll_transmit().is_some() {}
+    }
 }

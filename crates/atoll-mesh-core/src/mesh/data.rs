@@ -1,0 +1,288 @@
+//! The path of data: from packets to datagrams, from datagrams to packets, and from link to link for others.
+//!
+//! It works in place, in buffers of the caller, and allocates nothing: see [`wire::data`](crate::wire::data) for their
+//! form. What cannot go this way at once (no session yet, no route) takes the slow way of [`Mesh::handle_packet`].
+
+use std::net::SocketAddr;
+
+use atoll_base::MeshAddr;
+
+use super::{LinkId, Mesh};
+use crate::{
+    limits::{HOP_LIMIT, MTU},
+    packet,
+    time::Time,
+    timers::Timer,
+    transport::{OpenError, Transport},
+    wire::{
+        Frame, TAG_BYTES,
+        data::{Body, HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_AT, RecordFlags, STEERING_AT, Steering},
+    },
+};
+
+/// What became of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Received {
+    /// Nothing is left to be done with it.
+    Done,
+    /// A packet for the TUN device lies in the datagram's buffer.
+    Packet(Record),
+    /// The datagram's buffer was rewritten and is to be sent on.
+    Relay {
+        /// Where to.
+        to: SocketAddr,
+    },
+}
+
+/// A packet that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// Where the packet starts in the datagram.
+    pub start: usize,
+    /// Where it ends.
+    pub end: usize,
+    /// What its sender says of it.
+    pub flags: RecordFlags,
+    /// Index of the keys, to tell sessions apart.
+    pub session: u32,
+    /// Grows by one with each record of a session.
+    pub counter: u64,
+}
+
+/// Seals packets for one far node, one after the other.
+pub struct Sealer<'a> {
+    session: &'a mut Transport,
+    session_bytes: &'a mut u64,
+    link: &'a mut Transport,
+    link_bytes: &'a mut u64,
+    tx_datagrams: &'a mut u64,
+    to: SocketAddr,
+    steering: Steering,
+}
+
+impl Sealer<'_> {
+    /// The neighbour to whom the datagrams go.
+    pub const fn to(&self) -> SocketAddr {
+        self.to
+    }
+
+    /// Makes a datagram in place. The packet must lie between the first [`HEADROOM_BYTES`] and the last [`TAG_BYTES`]
+    /// of `frame`, and belong to the flow for which this was made.
+    pub fn seal(&mut self, frame: &mut [u8], flags: RecordFlags) {
+        let counter = self.session.take_counter();
+        self.steering.counter = counter;
+        frame[STEERING_AT..RECORD_AT].copy_from_slice(&self.steering.to_bytes());
+        frame[RECORD_AT] = flags.to_byte();
+        self.session.seal_record(counter, frame);
+        self.link.close_steering(frame);
+        *self.session_bytes += (frame.len() - OVERHEAD_BYTES) as u64;
+        *self.link_bytes += frame.len() as u64;
+        *self.tx_datagrams += 1;
+    }
+}
+
+impl Mesh {
+    /// What seals packets of the flow of `packet`, if that can be done at once; `largest` is the length of the longest
+    /// of them. Otherwise each is to be given to [`Self::handle_packet`].
+    pub fn sealer(&mut self, packet: &[u8], largest: usize, now: Time) -> Option<Sealer<'_>> {
+        let (source, target) = packet::addresses(packet)?;
+        if largest > MTU || !self.may_leave(source, target) {
+            return None;
+        }
+        self.open_path(MeshAddr::containing(target), packet, now)
+    }
+
+    /// The same for any packet, allowed or not.
+    pub(super) fn open_path(&mut self, network: MeshAddr, packet: &[u8], now: Time) -> Option<Sealer<'_>> {
+        let id = self.router.route(network)?.link;
+        if self.remotes.get(&network)?.channel.wants_rekey(&self.tuning, now) {
+            self.rekey_remote(network, now);
+        }
+        let link = self.links.get_mut(&id)?;
+        if link.liveness.is_up() && link.liveness.handle_sent(now) {
+            self.timers.no_later_than(Timer::Link(id), link.liveness.deadline());
+        }
+        let remote = self.remotes.get_mut(&network)?;
+        remote.last_used = now;
+        let session = remote.channel.sender(now)?;
+        let steering = Steering {
+            hop_limit: HOP_LIMIT,
+            ecn: packet::ecn(packet),
+            flow: packet::flow(packet),
+            body: Body::Sealed(session.cipher()),
+            source: self.network,
+            target: network,
+            receiver: session.remote_index(),
+            counter: 0,
+        };
+        Some(Sealer {
+            session,
+            session_bytes: &mut remote.tx_bytes,
+            link: link.channel.sender(now)?,
+            link_bytes: &mut link.tx_bytes,
+            tx_datagrams: &mut self.counters.tx_datagrams,
+            to: link.endpoint,
+            steering,
+        })
+    }
+
+    /// Takes a data frame under the keys of a link.
+    pub(super) fn handle_data(
+        &mut self,
+        from: SocketAddr,
+        (index, counter): (u32, u64),
+        data: &mut [u8],
+        now: Time,
+    ) -> Received {
+        let owner = self.link_indices.get(&index).copied();
+        let opened = owner.and_then(|id| {
+            let link = self.links.get_mut(&id)?;
+            let opened = link.channel.open(index, now, |keys| keys.open_steering(counter, data, now))?;
+            Some((id, opened.map(|opened| opened.content)))
+        });
+        let Some((id, steering)) = self.link_opened(from, index, opened, data.len(), now) else {
+            return Received::Done;
+        };
+        let Some(steering) = steering else {
+            self.counters.dropped_malformed += 1;
+            return Received::Done;
+        };
+        if steering.target == self.network {
+            return self.handle_end_to_end(&steering, data, now);
+        }
+        match self.relay(id, &steering, data, now) {
+            Some(to) => Received::Relay { to },
+            None => Received::Done,
+        }
+    }
+
+    /// Books a frame that came in over a link, or says why it did not open.
+    pub(super) fn link_opened<T>(
+        &mut self,
+        from: SocketAddr,
+        index: u32,
+        opened: Option<(LinkId, Result<T, OpenError>)>,
+        bytes: usize,
+        now: Time,
+    ) -> Option<(LinkId, T)> {
+        match opened {
+            Some((id, Ok(content))) => {
+                let link = self.links.get_mut(&id)?;
+                link.rx_bytes += bytes as u64;
+                link.endpoint = from;
+                link.liveness.handle_frame(now);
+                return Some((id, content));
+            }
+            Some((_, Err(OpenError::Replayed))) => self.counters.dropped_replayed += 1,
+            Some((_, Err(OpenError::Forged))) => self.counters.dropped_forged += 1,
+            Some((_, Err(OpenError::Expired))) | None => {
+                self.counters.dropped_unknown_session += 1;
+                if !self.link_accepts.owns(index) && self.hint_rate.allow(now) {
+                    let hint = self.mac.build(&Frame::Unknown { index });
+                    self.transmit(from, hint);
+                }
+            }
+        }
+        None
+    }
+
+    /// Rewrites a frame for the next hop in place: where it goes.
+    fn relay(&mut self, from: LinkId, steering: &Steering, data: &mut [u8], now: Time) -> Option<SocketAddr> {
+        let Some(hop_limit) = steering.hop_limit.checked_sub(1).filter(|left| *left > 0) else {
+            self.counters.dropped_hop_limit += 1;
+            return None;
+        };
+        let Some(route) = self.router.route(steering.target).filter(|route| route.link != from) else {
+            self.counters.dropped_no_route += 1;
+            return None;
+        };
+        let id = route.link;
+        let link = self.links.get_mut(&id)?;
+        let Some(keys) = link.channel.sender(now) else {
+            self.counters.dropped_no_session += 1;
+            return None;
+        };
+        data[STEERING_AT] = hop_limit;
+        keys.close_steering(data);
+        link.tx_bytes += data.len() as u64;
+        if link.liveness.is_up() && link.liveness.handle_sent(now) {
+            self.timers.no_later_than(Timer::Link(id), link.liveness.deadline());
+        }
+        self.counters.relayed += 1;
+        self.counters.tx_datagrams += 1;
+        Some(link.endpoint)
+    }
+
+    /// Takes an end-to-end datagram for this node, whose steering is unmasked.
+    pub(super) fn handle_end_to_end(&mut self, steering: &Steering, data: &mut [u8], now: Time) -> Received {
+        let Steering { source, receiver, counter, .. } = *steering;
+        let Body::Sealed(cipher) = steering.body else {
+            self.handle_far_frame(source, &data[RECORD_AT..], now);
+            return Received::Done;
+        };
+        let opened = self
+            .remotes
+            .get_mut(&source)
+            .and_then(|remote| remote.channel.open(receiver, now, |keys| keys.open_record(counter, cipher, data, now)));
+        match opened {
+            Some(Ok(opened)) => {
+                if opened.is_confirmed_now {
+                    self.flush_queue(source, now);
+                }
+                self.handle_record(steering, data, now)
+            }
+            failed => {
+                match failed {
+                    Some(Err(OpenError::Replayed)) => self.counters.dropped_replayed += 1,
+                    Some(Err(OpenError::Forged)) => self.counters.dropped_forged += 1,
+                    _ => self.handle_unknown_keys(source, receiver, data, now),
+                }
+                Received::Done
+            }
+        }
+    }
+
+    /// Looks at a record that was opened.
+    fn handle_record(&mut self, steering: &Steering, data: &mut [u8], now: Time) -> Received {
+        let source = steering.source;
+        let end = data.len() - TAG_BYTES;
+        let Some(flags) = RecordFlags::of_byte(data[RECORD_AT]) else {
+            self.counters.dropped_malformed += 1;
+            return Received::Done;
+        };
+        let packet = &mut data[HEADROOM_BYTES..end];
+        if packet.is_empty() {
+            // It only confirms keys.
+            return Received::Done;
+        }
+        let Some((from, to)) = packet::addresses(packet) else {
+            self.counters.dropped_malformed += 1;
+            return Received::Done;
+        };
+        // Nobody speaks in another's name, and nobody sends through us to a third.
+        if !source.contains(from) || !self.network.contains(to) {
+            self.counters.dropped_wrong_address += 1;
+            return Received::Done;
+        }
+        packet::mark_congestion(packet, steering.ecn);
+        if let Some(remote) = self.remotes.get_mut(&source) {
+            remote.rx_bytes += packet.len() as u64;
+            remote.last_used = now;
+        }
+        self.rekey_remote(source, now);
+        let Steering { receiver, counter, .. } = *steering;
+        Received::Packet(Record { start: HEADROOM_BYTES, end, flags, session: receiver, counter })
+    }
+
+    fn handle_unknown_keys(&mut self, source: MeshAddr, index: u32, data: &[u8], now: Time) {
+        if self.remote_accepts.keep_early(index, data) {
+            return;
+        }
+        self.counters.dropped_unknown_session += 1;
+        if self.hint_rate.allow(now) {
+            let hint = self.mac.build(&Frame::Unknown { index });
+            self.send_end_to_end(source, &hint, now);
+        }
+    }
+}

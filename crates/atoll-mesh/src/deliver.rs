@@ -1,0 +1,109 @@
+//! Handing packets to the TUN device, as super-packets where they were such.
+
+use std::io::IoSlice;
+
+use atoll_mesh_core::{
+    Record,
+    offload::{Merger, Transport, complete_checksum, headers},
+};
+use atoll_os::tun::{Segmented, Tun, VnetHeader};
+
+/// Packets that lie in a buffer of received datagrams, in order.
+pub(crate) struct Delivery {
+    /// Where the datagram of each starts, and what lies in it.
+    records: Vec<(usize, Record)>,
+    takes_udp_segments: bool,
+    /// Packets that the kernel did not take.
+    pub(crate) errors: u64,
+}
+
+impl Delivery {
+    pub(crate) const fn new(takes_udp_segments: bool) -> Self {
+        Self { records: Vec::new(), takes_udp_segments, errors: 0 }
+    }
+
+    /// Adds a packet that lies in the datagram that starts at `at`.
+    pub(crate) fn push(&mut self, at: usize, record: Record) {
+        self.records.push((at, record));
+    }
+
+    /// Writes all packets, which lie in `buffer`, and forgets them.
+    pub(crate) fn write(&mut self, buffer: &[u8], tun: &Tun) {
+        let records = core::mem::take(&mut self.records);
+        let mut rest = records.as_slice();
+        while let Some((first, followers)) = rest.split_first() {
+            let taken = self.write_row(first, followers, buffer, tun);
+            rest = &followers[taken..];
+        }
+        self.records = records;
+        self.records.clear();
+    }
+
+    /// Writes one packet whose checksum is complete.
+    pub(crate) fn write_one(&mut self, packet: &[u8], tun: &Tun) {
+        let header = VnetHeader::default().to_bytes();
+        self.put(&[IoSlice::new(&header), IoSlice::new(packet)], tun);
+    }
+
+    /// Writes a packet with as many followers as continue it; how many these were.
+    fn write_row(
+        &mut self,
+        (at, record): &(usize, Record),
+        followers: &[(usize, Record)],
+        buffer: &[u8],
+        tun: &Tun,
+    ) -> usize {
+        let packet = &buffer[at + record.start..at + record.end];
+        if !record.flags.partial_checksum {
+            self.write_one(packet, tun);
+            return 0;
+        }
+        let Some(mut merger) = Merger::begin(packet) else {
+            // No payload, or a transport whose checksum this program cannot place: the kernel gets it complete.
+            let mut packet = packet.to_vec();
+            complete_checksum(&mut packet);
+            self.write_one(&packet, tun);
+            return 0;
+        };
+        let first_payload = headers(packet).map_or(packet.len(), |(_, bytes)| bytes);
+        // Headers come first, but are known last.
+        let mut pieces = Vec::with_capacity(followers.len().min(64) + 3);
+        pieces.extend([IoSlice::new(&[]), IoSlice::new(&[]), IoSlice::new(&packet[first_payload..])]);
+        let mut previous = record;
+        let mut taken = 0;
+        for (at, follower) in followers {
+            let goes_on = follower.flags.continues
+                && follower.flags.partial_checksum
+                && follower.session == previous.session
+                && follower.counter == previous.counter + 1
+                && (self.takes_udp_segments || merger.transport() == Transport::Tcp);
+            let packet = &buffer[at + follower.start..at + follower.end];
+            let Some(payload) = goes_on.then(|| merger.append(packet)).flatten() else { break };
+            pieces.push(IoSlice::new(&packet[payload]));
+            previous = follower;
+            taken += 1;
+        }
+        let (head, transport, offload) = merger.finish();
+        let segmented = match transport {
+            Transport::Tcp => Segmented::Tcp,
+            Transport::Udp => Segmented::Udp,
+        };
+        let vnet = VnetHeader {
+            partial_checksum: Some((40, transport.checksum_at() as u16)),
+            segments: (offload.segment_bytes > 0).then_some((segmented, offload.segment_bytes)),
+            headers_bytes: head.len() as u16,
+        };
+        let vnet = vnet.to_bytes();
+        pieces[0] = IoSlice::new(&vnet);
+        pieces[1] = IoSlice::new(head);
+        self.put(&pieces, tun);
+        taken
+    }
+
+    fn put(&mut self, pieces: &[IoSlice<'_>], tun: &Tun) {
+        if let Err(error) = tun.try_write(pieces) {
+            self.errors += 1;
+            tracing::trace!(%error, "a packet was not written");
+        }
+    }
+}
