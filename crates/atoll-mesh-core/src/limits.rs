@@ -6,6 +6,14 @@ use core::time::Duration;
 pub const MTU: usize = 1370;
 /// Smallest MTU of IPv6 (RFC 8200 section 5).
 pub const MTU_MIN: usize = 1280;
+/// Largest datagram that every path carries: the smallest MTU less the headers of IPv6 and UDP.
+pub const DATAGRAM_BYTES_MIN: u16 = 1232;
+/// How often a link's largest datagram is looked for anew.
+pub const MTU_PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// Time between two tries of that.
+pub const MTU_PROBE_RETRY: Duration = Duration::from_secs(1);
+/// Tries.
+pub const MTU_PROBE_TRIES_MAX: u32 = 3;
 /// Largest control payload within a link frame; with all headers it fits the smallest IPv6 MTU.
 pub const CONTROL_BYTES_MAX: usize = 1100;
 

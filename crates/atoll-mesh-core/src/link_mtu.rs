@@ -1,0 +1,120 @@
+//! How large a datagram may be on one link, found out by asking (packetization layer path MTU discovery, RFC 8899).
+//!
+//! A link starts at what every IPv6 path carries. Probes of the usual sizes are sent side by side; each that is
+//! acknowledged raises the bound, and the largest is asked for again from time to time: a path that shrinks is noticed
+//! without any message from routers, which firewalls like to swallow.
+
+use crate::{
+    limits::{DATAGRAM_BYTES_MIN, MTU_PROBE_INTERVAL, MTU_PROBE_RETRY, MTU_PROBE_TRIES_MAX},
+    time::Time,
+};
+
+/// Datagram sizes that are worth a probe, ascending: behind tunnels and PPPoE, Ethernet over IPv6 and over IPv4, jumbo
+/// frames over IPv6.
+pub(crate) const SIZES: [u16; 5] = [1352, 1392, 1452, 1472, 8952];
+
+/// What is known of one link.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkMtu {
+    /// Largest that was acknowledged.
+    confirmed: u16,
+    /// Largest that was acknowledged in this round; a round that ends below `confirmed` lowers it.
+    round: u16,
+    tries: u32,
+    next: Time,
+}
+
+impl LinkMtu {
+    pub(crate) const fn new(now: Time) -> Self {
+        Self { confirmed: DATAGRAM_BYTES_MIN, round: DATAGRAM_BYTES_MIN, tries: 0, next: now }
+    }
+
+    /// Bytes that a datagram may have.
+    pub(crate) const fn datagram_bytes(&self) -> u16 {
+        self.confirmed
+    }
+
+    /// The link came up, perhaps over another path than before.
+    pub(crate) const fn handle_up(&mut self, now: Time) {
+        *self = Self::new(now);
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub(crate) const fn deadline(&self) -> Time {
+        self.next
+    }
+
+    /// The sizes to probe now; whether the bound became lower.
+    pub(crate) fn handle_timeout(&mut self, now: Time) -> (impl Iterator<Item = u16> + use<>, bool) {
+        let mut is_lower = false;
+        let mut above = u16::MAX;
+        if now >= self.next {
+            if self.tries >= MTU_PROBE_TRIES_MAX {
+                // The round is over.
+                is_lower = self.round < self.confirmed;
+                self.confirmed = self.round;
+                self.round = DATAGRAM_BYTES_MIN;
+                self.tries = 0;
+                self.next = now + MTU_PROBE_INTERVAL;
+            } else {
+                above = self.round;
+                self.tries += 1;
+                self.next = now + MTU_PROBE_RETRY;
+            }
+        }
+        (SIZES.into_iter().filter(move |size| *size > above), is_lower)
+    }
+
+    /// A probe of this size was acknowledged; whether the bound became higher.
+    pub(crate) fn handle_acknowledgement(&mut self, size: u16) -> bool {
+        if !SIZES.contains(&size) {
+            return false;
+        }
+        self.round = self.round.max(size);
+        let is_higher = size > self.confirmed;
+        self.confirmed = self.confirmed.max(size);
+        is_higher
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    /// Lets time pass on a path that carries datagrams of so many bytes; how many probes were sent.
+    fn pass(mtu: &mut LinkMtu, path: u16, from: Time, duration: Duration) -> usize {
+        let mut probes = 0;
+        while mtu.deadline() < from + duration {
+            let (sizes, _) = mtu.handle_timeout(mtu.deadline());
+            for size in sizes {
+                probes += 1;
+                if size <= path {
+                    mtu.handle_acknowledgement(size);
+                }
+            }
+        }
+        probes
+    }
+
+    #[test]
+    fn the_largest_size_of_the_path_is_found_at_once_and_a_smaller_path_is_noticed() {
+        let mut mtu = LinkMtu::new(Time::ZERO);
+        assert_eq!(mtu.datagram_bytes(), DATAGRAM_BYTES_MIN);
+        pass(&mut mtu, 1472, Time::ZERO, Duration::from_millis(1));
+        assert_eq!(mtu.datagram_bytes(), 1472, "after one round trip");
+        let (hour, now) = (Duration::from_secs(3600), mtu.deadline());
+        let probes = pass(&mut mtu, 1472, now, hour);
+        assert_eq!(mtu.datagram_bytes(), 1472);
+        assert!(probes < 60 * 20, "an idle link is not flooded: {probes}");
+        let now = mtu.deadline();
+        pass(&mut mtu, 1400, now, MTU_PROBE_INTERVAL * 3);
+        assert_eq!(mtu.datagram_bytes(), 1392);
+        let now = mtu.deadline();
+        pass(&mut mtu, 0, now, MTU_PROBE_INTERVAL * 3);
+        assert_eq!(mtu.datagram_bytes(), DATAGRAM_BYTES_MIN);
+        mtu.handle_up(now);
+        assert!(!mtu.handle_acknowledgement(9000), "nobody asked for this size");
+    }
+}
