@@ -18,28 +18,30 @@
 
 mod accept;
 mod announce;
+pub mod babel;
 pub mod beacon;
 mod channel;
-pub mod control;
 mod handshake;
 pub mod limits;
+mod link_mtu;
 mod liveness;
 mod mesh;
+mod metric;
 pub mod offload;
 mod packet;
 mod rate;
 mod replay;
-mod routing;
+pub mod routing;
 mod time;
 mod timers;
 mod transport;
 pub mod wire;
 
-pub use announce::Announcement;
+pub use announce::{Announcement, Grant, Target, router_id};
 pub use mesh::{
     Event, LinkId, Mesh, Origin, Settings, Transmit, Tuning,
     data::{Received, Record, Sealer},
-    status::{Counters, LinkStatus, RouteStatus, SessionStatus},
+    status::{Counters, LinkStatus, RegionRouteStatus, RouteStatus, SessionStatus},
 };
 pub use time::Time;
 pub use timers::Timer;

@@ -6,8 +6,8 @@ use core::time::Duration;
 pub const MTU: usize = 1370;
 /// Smallest MTU of IPv6 (RFC 8200 section 5).
 pub const MTU_MIN: usize = 1280;
-/// Largest datagram that every path carries: the smallest MTU less the headers of IPv6 and UDP.
-pub const DATAGRAM_BYTES_MIN: u16 = 1232;
+/// What a link must carry at least, in bytes of a datagram: the smallest packet that IPv6 allows a network to be bound to.
+pub const DATAGRAM_BYTES_MIN: u16 = (MTU_MIN + crate::wire::data::OVERHEAD_BYTES) as u16;
 /// How often a link's largest datagram is looked for anew.
 pub const MTU_PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// Time between two tries of that.
@@ -16,6 +16,9 @@ pub const MTU_PROBE_RETRY: Duration = Duration::from_secs(1);
 pub const MTU_PROBE_TRIES_MAX: u32 = 3;
 /// Largest control payload within a link frame; with all headers it fits the smallest IPv6 MTU.
 pub const CONTROL_BYTES_MAX: usize = 1100;
+
+/// Babel TLVs in one packet, padding of one byte aside.
+pub const TLVS_MAX: usize = 256;
 
 /// Links to neighbours, in any state.
 pub const LINKS_MAX: usize = 512;
@@ -33,8 +36,12 @@ pub const HINTS_PER_SECOND_MAX: u32 = 50;
 pub const REMOTES_MAX: usize = 4096;
 /// Packets for one far node that wait for its handshake.
 pub const QUEUED_PACKETS_MAX: usize = 64;
-/// Nodes of which routes are kept.
+/// Nodes of this region of which routes are kept.
 pub const ORIGINS_MAX: usize = 8192;
+/// Other regions of which routes are kept.
+pub const REGIONS_MAX: usize = 4096;
+/// Border nodes of one region that are told apart.
+pub const BORDERS_MAX: usize = 8;
 /// Datagrams that wait to be sent; more are dropped as a full queue of a router would.
 pub const TRANSMITS_MAX: usize = 4096;
 /// Packets that wait to be written to the TUN device.
@@ -76,20 +83,32 @@ pub const PREVIOUS_KEEP: Duration = Duration::from_secs(20);
 /// A session without traffic is forgotten after this time.
 pub const REMOTE_IDLE: Duration = Duration::from_secs(180);
 
-/// Silence after which a neighbour is probed.
-pub const PROBE_AFTER_SILENCE: Duration = Duration::from_millis(1000);
-/// The same when something was sent to it in the meantime and nothing came back.
-pub const PROBE_AFTER_UNANSWERED: Duration = Duration::from_millis(300);
-/// A neighbour that is heard all the time is probed this often, to measure the round trip.
-pub const PROBE_RTT_INTERVAL: Duration = Duration::from_secs(3);
-/// Time between the probes of a neighbour that does not answer; longer if its round trip is longer.
-pub const PROBE_RETRY: Duration = Duration::from_millis(100);
+/// Silence after which a neighbour is probed while nothing is carried.
+pub const PROBE_IDLE: Duration = Duration::from_secs(3);
+/// The same while there is traffic.
+pub const PROBE_ACTIVE: Duration = Duration::from_millis(150);
+/// How long a link counts as carrying traffic after the last data frame.
+pub const ACTIVE_KEEP: Duration = Duration::from_millis(1500);
+/// While there is traffic the round trip is measured this often, however much is heard.
+pub const PROBE_RTT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the first and the last probe of a row may take to be answered; longer if the round trip is longer.
+pub const PROBE_PATIENCE: Duration = Duration::from_millis(70);
+/// Time between the probes in between.
+pub const PROBE_RETRY: Duration = Duration::from_millis(45);
 /// Unanswered probes after which a link is dead.
-pub const PROBE_TRIES_MAX: u32 = 5;
+pub const PROBE_TRIES_MAX: u32 = 6;
+/// The same on a link that is known to lose more than [`LOSS_FREE_PERMILLE`] of its frames.
+pub const PROBE_TRIES_LOSSY_MAX: u32 = 12;
+/// The same if the operating system says that nobody listens there.
+pub const PROBE_TRIES_SUSPECT_MAX: u32 = 3;
 /// How often a dead neighbour is probed.
 pub const PROBE_DEAD_INTERVAL: Duration = Duration::from_millis(500);
-/// A neighbour that reports not to have heard us for this long counts as dead: links are used in both directions.
-pub const HEARD_MAX: Duration = Duration::from_millis(2500);
+/// A neighbour that talks but has not confirmed any hello for this long counts as dead: links are used both ways.
+pub const CONFIRM_MAX: Duration = Duration::from_secs(10);
+/// A hello is echoed no later than this (RFC 9616 section 3.1: an older echo says nothing of the round trip).
+pub const ECHO_MAX: Duration = Duration::from_secs(60);
+/// A beacon of a neighbour that was silent for this long makes it be probed.
+pub const HINT_SILENCE: Duration = Duration::from_secs(2);
 /// A dead link that nobody configured is forgotten after this time.
 pub const LINK_FORGET: Duration = Duration::from_secs(60);
 /// A timer that fires this late says that the process did not run, and nothing about the neighbour.
@@ -98,16 +117,36 @@ pub const LATE_TIMER: Duration = Duration::from_millis(100);
 /// A peer that turned out to be this node itself is called again after this time.
 pub const SELF_PAUSE: Duration = Duration::from_secs(60);
 
-/// Cost of a link besides its delay.
-pub const LINK_COST: u32 = 96;
-/// Round trips below this add nothing to the cost (RFC 9616 section 3.1 `rtt-min`).
+/// Cost of a link without delay, loss or bottleneck (RFC 8966 section 3.4.3: the nominal cost of a wired link).
+pub const LINK_COST: u16 = 96;
+/// Largest cost of a link: what is worse is all the same.
+pub const LINK_COST_MAX: u16 = 0x4000;
+/// Round trips below this add nothing to the cost (RFC 9616 section 3.3 `rtt-min`).
 pub const RTT_FREE: Duration = Duration::from_millis(10);
 /// Longest round trip that the cost tells apart.
 pub const RTT_MAX: Duration = Duration::from_secs(4);
+/// Loss below this, in thousandths of the frames of one direction, adds nothing to the cost.
+pub const LOSS_FREE_PERMILLE: u16 = 20;
+/// What each further thousandth adds.
+pub const LOSS_COST: u16 = 4;
+/// Frames from which one value of the loss is taken, at least.
+pub const LOSS_FRAMES_MIN: u64 = 32;
+/// Time over which one value of the loss is taken, at least.
+pub const LOSS_WINDOW: Duration = Duration::from_secs(2);
+/// Capacity from which on a link is no bottleneck: binary logarithm of kilobits a second (2^20 kbit/s is 1 Gb/s).
+pub const CAPACITY_FREE: u8 = 20;
+/// What each halving of the capacity below that adds.
+pub const CAPACITY_COST: u16 = 16;
 /// A change of cost below this is not announced, and a route is not changed for less.
-pub const COST_HYSTERESIS: u32 = 16;
-/// Metric of what cannot be reached.
-pub const METRIC_INFINITY: u32 = u32::MAX;
+pub const COST_HYSTERESIS: u16 = 16;
+/// Costs and metrics must differ by this part of themselves at least, as a divisor.
+pub const COST_HYSTERESIS_DIVISOR: u16 = 16;
+/// What an update promises about the next one, in hundredths of a second: nothing, links are watched otherwise.
+pub const UPDATE_INTERVAL_CS: u16 = u16::MAX;
+/// Within which time an acknowledgement is expected, in hundredths of a second.
+pub const ACK_INTERVAL_CS: u16 = 10;
+/// Within which time another hello is due to be answered, in hundredths of a second.
+pub const IHU_INTERVAL_CS: u16 = 1000;
 /// Changes are collected for this long before they are announced.
 pub const UPDATE_BATCH: Duration = Duration::from_millis(5);
 /// First repetition of an announcement that is not acknowledged; doubles up to [`UPDATE_RETRY_MAX`].
@@ -118,6 +157,8 @@ pub const UPDATE_RETRY_MAX: Duration = Duration::from_millis(1000);
 pub const REQUEST_RETRY: Duration = Duration::from_millis(150);
 /// Longest time between two repetitions.
 pub const REQUEST_RETRY_MAX: Duration = Duration::from_secs(4);
+/// Requests for a newer announcement that would only make a working route better.
+pub const REQUEST_BETTER_TRIES_MAX: u32 = 3;
 /// A request that was passed on is not passed on again within this time.
 pub const REQUEST_FORWARD_PAUSE: Duration = Duration::from_millis(100);
 /// Shortest time between two new announcements of one's own.

@@ -1,6 +1,6 @@
 //! How large a datagram may be on one link, found out by asking (packetization layer path MTU discovery, RFC 8899).
 //!
-//! A link starts at what every IPv6 path carries. Probes of the usual sizes are sent side by side; each that is
+//! A link starts at what the smallest packets of IPv6 need. Probes of the usual sizes are sent side by side; each that is
 //! acknowledged raises the bound, and the largest is asked for again from time to time: a path that shrinks is noticed
 //! without any message from routers, which firewalls like to swallow.
 
@@ -11,7 +11,7 @@ use crate::{
 
 /// Datagram sizes that are worth a probe, ascending: behind tunnels and PPPoE, Ethernet over IPv6 and over IPv4, jumbo
 /// frames over IPv6.
-pub(crate) const SIZES: [u16; 5] = [1352, 1392, 1452, 1472, 8952];
+pub(crate) const SIZES: [u16; 4] = [1392, 1452, 1472, 8952];
 
 /// What is known of one link.
 #[derive(Debug, Clone)]

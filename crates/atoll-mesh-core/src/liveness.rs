@@ -1,34 +1,48 @@
-//! Is the neighbour there, in both directions, and how far away?
+//! Is the neighbour there, in both directions? Hellos and IHUs of Babel (RFC 8966 section 3.4), sent when they are of
+//! use instead of by the clock.
 //!
-//! Anything authentic that is heard counts as a sign of life. A silent neighbour is probed after a second, one that
-//! does not answer data after a third of that, and it is dead after a few unanswered probes. Each hello also says how
-//! long ago its sender heard the receiver: a link that works in one direction only is down at both ends.
+//! Anything authentic that is heard counts as a sign of life. While there is traffic, 150 ms of silence make this end
+//! probe, and a row of unanswered probes means that the link is dead, after less than half a second; without traffic,
+//! silence of 3 s is what an idle link is like. Each hello goes with an IHU that says whether its sender hears the
+//! receiver, and echoes the receiver's last hello: a link that works in one direction only is down at both ends, and
+//! only a hello that was sent since it went down, and was heard, brings it up again.
 
 use core::time::Duration;
 
 use crate::{
-    control::Hello,
+    babel::{Echo, Hello, INFINITY, Ihu, LinkState, Tlv},
     limits::{
-        COST_HYSTERESIS, HEARD_MAX, LATE_TIMER, LINK_COST, PROBE_AFTER_SILENCE, PROBE_AFTER_UNANSWERED,
-        PROBE_DEAD_INTERVAL, PROBE_RETRY, PROBE_RTT_INTERVAL, PROBE_TRIES_MAX, RTT_FREE, RTT_MAX,
+        ACTIVE_KEEP, CONFIRM_MAX, ECHO_MAX, HINT_SILENCE, IHU_INTERVAL_CS, LATE_TIMER, PROBE_ACTIVE,
+        PROBE_DEAD_INTERVAL, PROBE_IDLE, PROBE_PATIENCE, PROBE_RETRY, PROBE_RTT_INTERVAL, PROBE_TRIES_LOSSY_MAX,
+        PROBE_TRIES_MAX, PROBE_TRIES_SUSPECT_MAX, RTT_MAX,
     },
+    metric::LinkMetric,
     time::Time,
 };
 
+/// One end's view of a link.
 pub(crate) struct Liveness {
+    pub(crate) metric: LinkMetric,
     is_up: bool,
+    /// Nothing is heard at all, and the neighbour is told so.
+    is_deaf: bool,
     heard: Time,
-    /// Whether the peer says that it hears us.
-    is_heard: bool,
+    /// When the newest hello was sent that the neighbour is known to have heard.
+    confirmed: Time,
+    went_down: Time,
+    /// Last data frame in either direction.
+    used: Option<Time>,
     /// Since when data that was sent waits for any sign of life.
     unanswered_since: Option<Time>,
+    /// Probes since the last sign of life.
     probes: u32,
     probed: Time,
-    nonce: u32,
-    measured: Time,
-    rtt: Option<Duration>,
-    cost: u32,
-    /// Names the table of routes over this link, see [`Hello::generation`].
+    /// The operating system says that nobody listens there.
+    is_suspect: bool,
+    /// The last hello that was heard: its timestamp, and when that was.
+    last_hello: Option<(u32, Time)>,
+    seqno: u16,
+    /// Names the table of routes over this link, see [`LinkState::generation`].
     generation: u32,
     /// The link just came up: the other end must learn the generation at once.
     must_greet: bool,
@@ -39,25 +53,37 @@ pub(crate) struct Liveness {
 pub(crate) enum Action {
     /// Nothing yet.
     Wait,
-    /// Send this.
-    Probe(Hello),
+    /// Send a hello that asks for an answer.
+    Probe,
     /// The link just died.
     Dead,
 }
 
+/// What a neighbour's greeting asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Greeted {
+    /// Send a hello that asks for nothing.
+    pub(crate) must_answer: bool,
+    /// The link came up, or went down.
+    pub(crate) is_changed: bool,
+}
+
 impl Liveness {
-    pub(crate) const fn new(now: Time) -> Self {
+    pub(crate) fn new(now: Time) -> Self {
         Self {
+            metric: LinkMetric::default(),
             is_up: false,
+            is_deaf: true,
             heard: now,
-            is_heard: false,
+            confirmed: now,
+            went_down: now,
+            used: None,
             unanswered_since: None,
             probes: 0,
             probed: now,
-            nonce: 0,
-            measured: now,
-            rtt: None,
-            cost: LINK_COST,
+            is_suspect: false,
+            last_hello: None,
+            seqno: 0,
             generation: 0,
             must_greet: false,
         }
@@ -65,14 +91,6 @@ impl Liveness {
 
     pub(crate) const fn is_up(&self) -> bool {
         self.is_up
-    }
-
-    pub(crate) const fn rtt(&self) -> Option<Duration> {
-        self.rtt
-    }
-
-    pub(crate) const fn cost(&self) -> u32 {
-        self.cost
     }
 
     pub(crate) const fn generation(&self) -> u32 {
@@ -85,57 +103,90 @@ impl Liveness {
 
     /// A handshake is done: the link works in both directions.
     pub(crate) fn handle_established(&mut self, now: Time) {
-        self.is_heard = true;
         self.handle_frame(now);
+        self.confirmed = now;
         self.set_up(true, now);
     }
 
     /// The process at the other end is another one than before: what it knew is gone.
-    pub(crate) const fn handle_restart(&mut self) {
-        self.is_up = false;
+    pub(crate) fn handle_restart(&mut self, now: Time) {
+        self.set_up(false, now);
+        self.last_hello = None;
     }
 
     /// An authentic frame came in.
-    pub(crate) fn handle_frame(&mut self, now: Time) {
+    pub(crate) const fn handle_frame(&mut self, now: Time) {
         self.heard = now;
+        self.is_deaf = false;
+        self.is_suspect = false;
         self.unanswered_since = None;
         self.probes = 0;
     }
 
-    /// Something hints that the other end may have changed; whether it is to be probed at once.
-    pub(crate) fn handle_hint(&mut self, now: Time) -> bool {
-        let is_silent = self.is_up && now.since(self.heard) >= PROBE_AFTER_UNANSWERED;
-        self.must_greet |= is_silent;
-        is_silent
+    /// The frame that came in had this counter under this index of keys.
+    pub(crate) fn handle_counter(&mut self, index: u32, counter: u64, now: Time) {
+        // What was sent while nothing could arrive says nothing of what happens when it can.
+        if self.is_up {
+            self.metric.handle_frame(index, counter, now);
+        }
     }
 
-    /// Data goes out; whether the deadline came closer.
+    /// The frame that came in carried data.
+    pub(crate) const fn handle_received(&mut self, now: Time) {
+        self.used = Some(now);
+    }
+
+    /// Data was sent. Whether the deadline may have come closer.
     pub(crate) fn handle_sent(&mut self, now: Time) -> bool {
         let is_first = self.unanswered_since.is_none();
+        self.used = Some(now);
         self.unanswered_since.get_or_insert(now);
         is_first
     }
 
-    /// Takes a hello; the answer to it, if it asks for one.
-    pub(crate) fn handle_hello(&mut self, hello: &Hello, now: Time) -> Option<Hello> {
-        self.is_heard = u128::from(hello.heard_ms) <= HEARD_MAX.as_millis();
-        let answers_probe = !hello.is_probe && hello.nonce == self.nonce && self.measured < self.probed;
-        if answers_probe {
-            // Whoever answers has heard the probe, whatever its report says.
-            self.is_heard = true;
-            self.measure(now.since(self.probed), now);
-        } else if hello.rtt_us > 0 && self.rtt.is_none() {
-            self.measure(Duration::from_micros(u64::from(hello.rtt_us)), self.measured);
+    /// Something hints that the other end may have changed; whether it is to be probed at once.
+    pub(crate) fn handle_hint(&mut self, now: Time) -> bool {
+        let is_silent = self.is_up && now.since(self.heard) >= HINT_SILENCE;
+        self.must_greet |= is_silent;
+        is_silent
+    }
+
+    /// The operating system says that nobody listens there. Anybody on the path can forge that, so it only makes this
+    /// end ask, and be less patient.
+    pub(crate) fn handle_refused(&mut self) {
+        if self.is_up && !self.is_suspect {
+            self.is_suspect = true;
+            self.must_greet |= self.probes == 0;
         }
+    }
+
+    /// The operating system says that the link is gone. Whether it was up.
+    pub(crate) fn handle_lost(&mut self, now: Time) -> bool {
         let was_up = self.is_up;
-        self.set_up(self.is_heard, now);
-        if hello.is_probe || was_up != self.is_up {
-            let mut answer = self.hello(now);
-            answer.is_probe = false;
-            answer.nonce = if hello.is_probe { hello.nonce } else { 0 };
-            return Some(answer);
+        self.is_deaf = true;
+        self.set_up(false, now);
+        was_up
+    }
+
+    /// Takes the hello and the IHU of one packet.
+    pub(crate) fn handle_greeting(&mut self, hello: &Hello, ihu: Option<&Ihu>, now: Time) -> Greeted {
+        let was_up = self.is_up;
+        let received = hello.timestamp_us.map(|timestamp_us| (timestamp_us, now));
+        self.last_hello = received.or(self.last_hello);
+        if let Some(link) = hello.link {
+            self.metric.handle_capacity(link.capacity);
         }
-        None
+        if let Some(ihu) = ihu {
+            self.metric.handle_txcost(ihu.rxcost);
+            let echoed = ihu.echo.and_then(|echo| self.take_echo(hello, &echo, now));
+            if ihu.rxcost == INFINITY {
+                self.set_up(false, now);
+            } else if !self.is_up && echoed.is_some_and(|sent| sent >= self.went_down) {
+                self.set_up(true, now);
+            }
+        }
+        let is_changed = was_up != self.is_up;
+        Greeted { must_answer: is_changed || hello.link.is_some_and(|link| link.is_probe), is_changed }
     }
 
     /// Does what is due at `scheduled`.
@@ -143,21 +194,23 @@ impl Liveness {
         if now < self.deadline() {
             return Action::Wait;
         }
-        if self.is_up && self.probes >= PROBE_TRIES_MAX {
+        if self.is_up && self.probes >= self.tries_max() {
             if now.since(scheduled) < LATE_TIMER {
+                self.is_deaf = true;
                 self.set_up(false, now);
-                self.probes = 0;
-                self.unanswered_since = None;
                 return Action::Dead;
             }
             // This process slept; answers may lie unread. Ask again before judging.
-            self.probes = 1;
+            self.probes = 0;
+        }
+        if self.is_up && now.since(self.confirmed) >= CONFIRM_MAX && now.since(scheduled) < LATE_TIMER {
+            self.set_up(false, now);
+            return Action::Dead;
         }
         self.must_greet = false;
         self.probes = self.probes.saturating_add(1);
         self.probed = now;
-        self.nonce = self.nonce.wrapping_add(1).max(1);
-        Action::Probe(self.hello(now))
+        Action::Probe
     }
 
     /// When [`Self::handle_timeout`] has something to do.
@@ -169,133 +222,95 @@ impl Liveness {
             return self.heard;
         }
         if self.probes > 0 {
-            let patience = self.rtt.map_or(PROBE_RETRY, |rtt| PROBE_RETRY.max(rtt * 3 / 2));
+            let rtt = self.metric.rtt().unwrap_or_default();
+            let is_between = self.probes > 1 && self.probes < self.tries_max();
+            let patience = if is_between { PROBE_RETRY.max(rtt / 4) } else { PROBE_PATIENCE.max(rtt * 3 / 2) };
             return self.probed + patience;
         }
-        let silence = self.heard + PROBE_AFTER_SILENCE;
-        let measure = self.measured.max(self.probed) + PROBE_RTT_INTERVAL;
-        let unanswered = self.unanswered_since.map(|since| since + PROBE_AFTER_UNANSWERED);
-        silence.min(measure).min(unanswered.unwrap_or(silence))
+        let idle = self.heard + PROBE_IDLE;
+        let Some(used) = self.used else { return idle };
+        let active = self.unanswered_since.unwrap_or(self.heard) + PROBE_ACTIVE;
+        let measure = self.confirmed.max(self.probed) + PROBE_RTT_INTERVAL;
+        let due = active.min(measure);
+        if due <= used + ACTIVE_KEEP { due.min(idle) } else { idle }
     }
 
-    fn hello(&self, now: Time) -> Hello {
-        Hello {
-            is_probe: true,
-            nonce: self.nonce,
-            heard_ms: u16::try_from(now.since(self.heard).as_millis()).unwrap_or(u16::MAX),
-            rtt_us: self.rtt.map_or(0, |rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX)),
-            generation: if self.is_up { self.generation } else { 0 },
+    /// A hello, and an IHU with the echo of the neighbour's last (RFC 8966 section 3.4, RFC 9616 section 3.2).
+    pub(crate) fn greeting(&mut self, is_probe: bool, now: Time) -> [Tlv; 2] {
+        self.seqno = self.seqno.wrapping_add(1);
+        let generation = if self.is_up { self.generation } else { 0 };
+        let link = LinkState { is_probe, generation, capacity: self.metric.capacity() };
+        let hello = Hello {
+            is_unicast: true,
+            seqno: self.seqno,
+            interval_cs: 0,
+            timestamp_us: Some(low_us(now)),
+            link: Some(link),
+        };
+        let last = self.last_hello.filter(|(_, at)| now.since(*at) < ECHO_MAX);
+        let ihu = Ihu {
+            address: None,
+            rxcost: if self.is_deaf { INFINITY } else { self.metric.rxcost() },
+            interval_cs: IHU_INTERVAL_CS,
+            echo: last.map(|(origin_us, at)| Echo { origin_us, receive_us: low_us(at) }),
+        };
+        [Tlv::Hello(hello), Tlv::Ihu(ihu)]
+    }
+
+    /// Takes the echo of one of our hellos: measures the round trip (RFC 9616 section 3.1). When the hello was sent.
+    fn take_echo(&mut self, hello: &Hello, echo: &Echo, now: Time) -> Option<Time> {
+        let age_us = low_us(now).wrapping_sub(echo.origin_us);
+        let age = Duration::from_micros(u64::from(age_us));
+        if age >= ECHO_MAX {
+            return None;
+        }
+        let sent = Time::from_micros(now.as_micros().checked_sub(u64::from(age_us))?);
+        self.confirmed = self.confirmed.max(sent);
+        if let Some(timestamp_us) = hello.timestamp_us {
+            let kept = Duration::from_micros(u64::from(timestamp_us.wrapping_sub(echo.receive_us)));
+            if let Some(rtt) = age.checked_sub(kept).filter(|rtt| *rtt <= RTT_MAX) {
+                self.metric.handle_rtt(rtt);
+            }
+        }
+        Some(sent)
+    }
+
+    const fn tries_max(&self) -> u32 {
+        match (self.is_suspect, self.metric.is_lossy()) {
+            (true, _) => PROBE_TRIES_SUSPECT_MAX,
+            (false, true) => PROBE_TRIES_LOSSY_MAX,
+            (false, false) => PROBE_TRIES_MAX,
         }
     }
 
     fn set_up(&mut self, is_up: bool, now: Time) {
-        if is_up && !self.is_up {
+        if is_up == self.is_up {
+            return;
+        }
+        self.is_up = is_up;
+        self.is_suspect = false;
+        self.unanswered_since = None;
+        self.probes = 0;
+        if is_up {
             // Later than any before, and never zero.
             let clock = u32::try_from(now.as_micros() / 1000 % u64::from(u32::MAX)).unwrap_or(0) + 1;
             self.generation = if clock == self.generation { clock.wrapping_add(1).max(1) } else { clock };
             self.must_greet = true;
-        }
-        self.is_up = is_up;
-    }
-
-    fn measure(&mut self, sample: Duration, now: Time) {
-        self.measured = now;
-        let sample = sample.min(RTT_MAX);
-        let rtt = self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8);
-        self.rtt = Some(rtt);
-        let cost = link_cost(rtt);
-        if cost.abs_diff(self.cost) >= COST_HYSTERESIS {
-            self.cost = cost;
+            self.confirmed = now;
+            self.metric.handle_up();
+        } else {
+            self.must_greet = false;
+            self.went_down = now;
+            // Tell, and ask, soon.
+            self.probed = now;
         }
     }
 }
 
-/// Cost of a link with this round trip: short ones are alike, above that it grows with the delay (RFC 9616).
-fn link_cost(rtt: Duration) -> u32 {
-    let excess_us = rtt.saturating_sub(RTT_FREE).as_micros();
-    LINK_COST + u32::try_from(excess_us * 3 / 2000).unwrap_or(u32::MAX / 1024)
+/// The clock of the timestamps: microseconds, the lower 32 bits.
+fn low_us(time: Time) -> u32 {
+    (time.as_micros() & u64::from(u32::MAX)) as u32
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(ms: u64) -> Time {
-        Time::from_micros(ms * 1000)
-    }
-
-    /// Runs the timers until the link dies; when that was.
-    fn dies_at(liveness: &mut Liveness) -> Time {
-        for _ in 0..100 {
-            let due = liveness.deadline();
-            if liveness.handle_timeout(due, due) == Action::Dead {
-                return due;
-            }
-        }
-        panic!("never dies");
-    }
-
-    /// A link that came up at zero, and whose greeting was answered at once.
-    fn greeted() -> Liveness {
-        let mut liveness = Liveness::new(at(0));
-        liveness.handle_established(at(0));
-        let Action::Probe(greeting) = liveness.handle_timeout(at(0), at(0)) else { panic!("greets at once") };
-        assert_ne!(greeting.generation, 0);
-        liveness.handle_frame(at(0));
-        liveness.handle_hello(&Hello { is_probe: false, heard_ms: 0, ..greeting }, at(0));
-        liveness
-    }
-
-    #[test]
-    fn silence_kills_within_a_second_and_a_half_and_unanswered_data_within_one() {
-        let mut liveness = greeted();
-        let died = dies_at(&mut liveness);
-        assert!(died > at(1200) && died <= at(1500), "{died:?}");
-        assert!(!liveness.is_up());
-
-        let mut liveness = greeted();
-        assert!(liveness.handle_sent(at(10)) && !liveness.handle_sent(at(20)));
-        assert!(dies_at(&mut liveness) <= at(820));
-    }
-
-    #[test]
-    fn answers_keep_it_alive_and_measure_the_round_trip() {
-        let mut liveness = greeted();
-        for _ in 0..20 {
-            let due = liveness.deadline();
-            let Action::Probe(probe) = liveness.handle_timeout(due, due) else { panic!("a probe is due") };
-            let answered = due + Duration::from_millis(40);
-            liveness.handle_frame(answered);
-            let answer = Hello { is_probe: false, heard_ms: 0, ..probe };
-            assert_eq!(liveness.handle_hello(&answer, answered), None);
-        }
-        assert!(liveness.is_up());
-        assert_eq!(liveness.rtt(), Some(Duration::from_millis(40)));
-        assert_eq!(liveness.cost(), LINK_COST + 45);
-    }
-
-    #[test]
-    fn a_late_timer_asks_again_before_it_judges() {
-        let mut liveness = greeted();
-        for _ in 0..PROBE_TRIES_MAX {
-            let due = liveness.deadline();
-            assert!(matches!(liveness.handle_timeout(due, due), Action::Probe(_)));
-        }
-        let due = liveness.deadline();
-        assert!(matches!(liveness.handle_timeout(due, due + LATE_TIMER), Action::Probe(_)));
-        assert!(liveness.is_up());
-    }
-
-    #[test]
-    fn a_peer_that_does_not_hear_us_is_down_until_it_does() {
-        let mut liveness = Liveness::new(at(0));
-        liveness.handle_established(at(0));
-        let deaf = Hello { is_probe: true, nonce: 9, heard_ms: 60_000, rtt_us: 0, generation: 0 };
-        liveness.handle_frame(at(100));
-        assert!(liveness.handle_hello(&deaf, at(100)).is_some_and(|answer| !answer.is_probe && answer.nonce == 9));
-        assert!(!liveness.is_up());
-        liveness.handle_frame(at(200));
-        liveness.handle_hello(&Hello { heard_ms: 3, ..deaf }, at(200));
-        assert!(liveness.is_up());
-    }
-}
+mod tests;

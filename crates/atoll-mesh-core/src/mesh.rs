@@ -3,6 +3,7 @@
 pub(crate) mod data;
 mod links;
 mod remotes;
+mod routes;
 pub(crate) mod status;
 
 use core::{fmt, time::Duration};
@@ -26,7 +27,7 @@ use crate::{
         LINKS_MAX, PACKETS_MAX, REKEY_AFTER, REKEY_AFTER_MESSAGES, TRANSMITS_MAX,
     },
     rate::RateLimit,
-    routing::Router,
+    routing::{Router, RouterSettings},
     time::Time,
     timers::{Timer, Timers},
     wire::{Frame, RegionMac, WireError},
@@ -41,9 +42,8 @@ use status::Counters;
 pub struct LinkId(u32);
 
 impl LinkId {
-    /// A link for tests of a part alone.
-    #[cfg(test)]
-    pub(crate) const fn of_test(number: u32) -> Self {
+    /// A name for a link, for who runs a [`Router`] alone.
+    pub const fn of(number: u32) -> Self {
         Self(number)
     }
 }
@@ -73,7 +73,8 @@ pub struct Settings {
     pub region: RegionId,
     /// 32 bytes of fresh randomness, from which all others follow.
     pub seed: [u8; 32],
-    /// A number that is larger after each restart, such as the milliseconds of the calendar.
+    /// The calendar in milliseconds (Unix time): larger after each restart, and what the expiry of grants is held
+    /// against.
     pub epoch: u64,
     /// What may be tuned.
     pub tuning: Tuning,
@@ -161,7 +162,7 @@ impl Mesh {
         let Settings { secret, region, seed, epoch, tuning } = settings;
         let network = MeshAddr::of(region, secret.id());
         Self {
-            router: Router::new(secret.clone(), region, epoch, now),
+            router: Router::new(RouterSettings { secret: secret.clone(), region, calendar_ms: epoch }, now),
             local: Local::new(secret, region, epoch),
             mac: RegionMac::of(region),
             network,

@@ -1,418 +1,345 @@
-//! Which neighbour leads to which node: a loop-avoiding distance vector in the manner of Babel (RFC 8966).
+//! Which neighbour leads where: Babel (RFC 8966), with signed origins, reliable updates and regions.
 //!
-//! * Each origin's announcement is signed by itself and carries a sequence number; relays add only the distance.
-//! * A route is usable only if it is *feasible*: newer than, or nearer than, anything this node ever announced for that
-//!   origin (RFC 8966 section 3.5.1). So no loop can form.
+//! * Each announcement is signed by its origin and carries a sequence number; relays add only the distance.
+//! * A route is usable only if it is *feasible*: newer than, or nearer than, anything this node ever took for that
+//!   source (RFC 8966 section 3.5.1). So no loop can form. See [`table::Entry::select`].
 //! * If only infeasible routes remain, the origin is asked for a newer announcement (section 3.8.2.1).
 //! * Updates go to one neighbour at a time, as acknowledged batches that are repeated with the *current* state, so
 //!   there are no periodic updates and an idle network is silent.
+//! * An origin that stops takes its announcement back, signed: everybody forgets it at once. Nobody else can.
+//! * Nodes of the own region are known one by one, other regions as a whole, by their border nodes' grants.
 //!
-//! The router knows neither keys nor endpoints; it says what to send over which link ([`Router::poll_transmit`]).
+//! The router knows neither keys of links nor endpoints; it says what to send over which link
+//! ([`Router::poll_transmit`]). After any `handle_*`, drain that, then ask [`Router::deadline`].
 
+mod exchange;
+mod policy;
+mod requests;
 mod table;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
-use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId};
+use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId, RegionPrefix};
 
 use crate::{
     LinkId,
-    announce::Announcement,
-    control::{Batch, Control, ControlWriter, Request, Update},
-    limits::{
-        COST_HYSTERESIS, HOP_LIMIT, METRIC_INFINITY, ORIGIN_KEEP, ORIGINS_MAX, REQUEST_FORWARD_PAUSE, SEQNO_PAUSE,
-        VERIFICATIONS_PER_SECOND_MAX,
-    },
+    announce::{Announcement, Target},
+    babel::Writer,
+    limits::{ORIGIN_KEEP, VERIFICATIONS_PER_SECOND_MAX},
     rate::RateLimit,
     time::Time,
 };
-pub(crate) use table::Selected;
-use table::{InFlight, Neighbour, Origin, Wanted, differs};
+pub use policy::{Federation, LinkPolicy, Regions};
+pub use table::Selected;
+use table::{Entry, Neighbour, Wanted};
+
+/// Who is at the other end of a link, and how good it is.
+#[derive(Debug, Clone)]
+pub struct Neighbourhood {
+    /// Its region.
+    pub region: RegionId,
+    /// Its identity.
+    pub node: NodeId,
+    /// Cost of the link.
+    pub cost: u16,
+    /// Largest datagram that the link takes, in bytes.
+    pub mtu: u16,
+    /// Names this end's table of the neighbour's routes: another number than the last time.
+    pub generation: u32,
+    /// What is announced and believed here.
+    pub policy: LinkPolicy,
+}
+
+/// What a router needs to exist.
+pub struct RouterSettings {
+    /// Identity of its node.
+    pub secret: NodeSecret,
+    /// Its region.
+    pub region: RegionId,
+    /// First sequence number: larger after each restart. It is the calendar in milliseconds (Unix time), by which the
+    /// expiry of grants is judged too.
+    pub calendar_ms: u64,
+}
 
 /// Routes, neighbours and what they still have to be told.
-pub(crate) struct Router {
+pub struct Router {
     secret: NodeSecret,
     region: RegionId,
+    prefix: RegionPrefix,
     me: MeshAddr,
-    own: Announcement,
-    own_changed: Option<Time>,
+    seqno: u64,
+    seqno_changed: Option<Time>,
+    is_stopped: bool,
+    /// What this node announces itself.
+    own: BTreeMap<Target, Arc<Announcement>>,
+    federation: Federation,
+    /// Calendar at `started`, in milliseconds.
+    calendar_ms: u64,
+    started: Time,
     neighbours: BTreeMap<LinkId, Neighbour>,
-    origins: BTreeMap<MeshAddr, Origin>,
+    entries: BTreeMap<Target, Entry>,
+    /// Entries that wait for a time.
+    waiting: BTreeSet<Target>,
+    /// When the first grant that is in use ends.
+    expiry: Option<Time>,
     verifications: RateLimit,
-    outbox: VecDeque<(LinkId, ControlWriter)>,
+    outbox: VecDeque<(LinkId, Writer)>,
     /// Number of the last batch, over all links.
     batch: u32,
 }
 
 impl Router {
-    pub(crate) fn new(secret: NodeSecret, region: RegionId, seqno: u64, now: Time) -> Self {
-        let own = Announcement::sign(&secret, region, seqno);
-        Self {
-            me: own.network(region),
+    /// A router without neighbours.
+    pub fn new(settings: RouterSettings, now: Time) -> Self {
+        let RouterSettings { secret, region, calendar_ms } = settings;
+        let mut router = Self {
+            me: MeshAddr::of(region, secret.id()),
             secret,
             region,
-            own,
-            own_changed: None,
+            prefix: RegionPrefix::of(region),
+            seqno: calendar_ms,
+            seqno_changed: None,
+            is_stopped: false,
+            own: BTreeMap::new(),
+            federation: Federation::default(),
+            calendar_ms,
+            started: now,
             neighbours: BTreeMap::new(),
-            origins: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            expiry: None,
             verifications: RateLimit::new(VERIFICATIONS_PER_SECOND_MAX, now),
             outbox: VecDeque::new(),
             batch: 0,
-        }
+        };
+        router.sign_own();
+        router
     }
 
-    /// The route to a node.
-    pub(crate) fn route(&self, network: MeshAddr) -> Option<&Selected> {
-        self.origins.get(&network)?.selected.as_ref()
+    /// The node's own network.
+    pub const fn network(&self) -> MeshAddr {
+        self.me
+    }
+
+    /// The way to a network: to the node itself in this region, to its region elsewhere.
+    pub fn route(&self, network: MeshAddr) -> Option<&Selected> {
+        self.route_to(self.target_of(network))
+    }
+
+    /// The way to a target.
+    pub fn route_to(&self, target: Target) -> Option<&Selected> {
+        self.entries.get(&target)?.selected.as_ref()
     }
 
     /// All routes in use.
-    pub(crate) fn routes(&self) -> impl Iterator<Item = (NodeId, MeshAddr, &Selected)> {
-        self.origins.iter().filter_map(|(network, origin)| Some((origin.node, *network, origin.selected.as_ref()?)))
+    pub fn routes(&self) -> impl Iterator<Item = (Target, &Selected)> {
+        self.entries.iter().filter_map(|(target, entry)| Some((*target, entry.selected.as_ref()?)))
+    }
+
+    /// How many targets are known, usable or not, and how many routes to them.
+    pub fn table_sizes(&self) -> (usize, usize) {
+        (self.entries.len(), self.entries.values().map(|entry| entry.routes.len()).sum())
+    }
+
+    /// Learns which regions to believe, and whether this node is a border of its own.
+    pub fn set_federation(&mut self, federation: Federation, now: Time) {
+        self.federation = federation;
+        let removed: Vec<_> = self.own.keys().copied().collect();
+        self.sign_own();
+        for target in removed {
+            self.mark_all(target, now);
+        }
+        let own: Vec<_> = self.own.keys().copied().collect();
+        for target in own {
+            self.mark_all(target, now);
+        }
+        self.expire(now);
+        // What was refused until now is asked for again.
+        for link in self.neighbours.keys().copied().collect::<Vec<_>>() {
+            self.request_all(link);
+        }
     }
 
     /// A link came up (again): this end starts from nothing, under a new generation.
-    pub(crate) fn handle_link_up(&mut self, link: LinkId, node: MeshAddr, cost: u32, generation: u32, now: Time) {
+    pub fn handle_link_up(&mut self, link: LinkId, neighbourhood: Neighbourhood, now: Time) {
         self.handle_link_down(link, now);
-        let neighbour = Neighbour {
-            node,
-            cost,
-            dirty: BTreeSet::new(),
-            dirty_since: now,
-            generation,
-            its_generation: 0,
-            taken: 0,
-            in_flight: None,
-        };
-        self.neighbours.insert(link, neighbour);
+        self.neighbours.insert(link, Neighbour::new(neighbourhood, now));
     }
 
     /// The neighbour names its table of our routes. A new name means that the table is empty.
-    pub(crate) fn handle_generation(&mut self, link: LinkId, generation: u32, now: Time) {
-        let known = self.origins.iter().filter(|(_, o)| o.selected.is_some()).map(|(network, _)| *network);
+    pub fn handle_generation(&mut self, link: LinkId, generation: u32, now: Time) {
+        let known = self.entries.iter().filter(|(_, entry)| entry.selected.is_some()).map(|(target, _)| *target);
         let Some(neighbour) = self.neighbours.get_mut(&link).filter(|n| n.its_generation != generation) else { return };
         neighbour.its_generation = generation;
         neighbour.in_flight = None;
+        neighbour.told.clear();
         neighbour.dirty = known.collect();
-        neighbour.dirty.insert(self.me);
+        neighbour.dirty.extend(self.own.keys());
         neighbour.dirty_since = now;
     }
 
-    /// A link went down.
-    pub(crate) fn handle_link_down(&mut self, link: LinkId, now: Time) {
+    /// A link went down. Whatever used it uses its backup when this returns, where there is one.
+    pub fn handle_link_down(&mut self, link: LinkId, now: Time) {
         if self.neighbours.remove(&link).is_none() {
             return;
         }
         self.outbox.retain(|(to, _)| *to != link);
         let affected: Vec<_> =
-            self.origins.iter_mut().filter_map(|(n, o)| o.routes.remove(&link).map(|_| *n)).collect();
-        for network in affected {
-            self.select(network, now);
+            self.entries.iter_mut().filter_map(|(t, entry)| entry.routes.remove(&link).map(|_| *t)).collect();
+        for target in affected {
+            self.select(target, now);
         }
     }
 
-    /// The cost of a link changed.
-    pub(crate) fn handle_cost(&mut self, link: LinkId, cost: u32, now: Time) {
-        let Some(neighbour) = self.neighbours.get_mut(&link).filter(|neighbour| neighbour.cost != cost) else {
-            return;
-        };
-        neighbour.cost = cost;
-        let affected: Vec<_> =
-            self.origins.iter().filter(|(_, o)| o.routes.contains_key(&link)).map(|(n, _)| *n).collect();
-        for network in affected {
-            self.select(network, now);
-        }
-    }
-
-    /// Takes the routing messages of one control frame.
-    pub(crate) fn handle_controls(&mut self, link: LinkId, controls: &[Control], now: Time) {
-        if !self.neighbours.contains_key(&link) {
+    /// The cost of a link, or what it can carry, changed.
+    pub fn handle_link_cost(&mut self, link: LinkId, cost: u16, mtu: u16, now: Time) {
+        let Some(neighbour) = self.neighbours.get_mut(&link) else { return };
+        if (neighbour.cost, neighbour.mtu) == (cost, mtu) {
             return;
         }
-        let mut batch = None;
-        for control in controls {
-            match control {
-                Control::Hello(_) => {}
-                Control::Batch(head) => batch = self.begin_batch(link, head),
-                Control::BatchAck(number) => self.handle_ack(link, *number, now),
-                Control::Request(request) => self.handle_request(link, request, now),
-                Control::Update(_) | Control::Retract(_) if batch.is_none() => {}
-                Control::Update(update) => {
-                    if !self.handle_update(link, update, now) {
-                        batch = None;
-                    }
-                }
-                Control::Retract(network) => self.handle_retraction(link, *network, now),
+        (neighbour.cost, neighbour.mtu) = (cost, mtu);
+        self.select_all_over(link, now);
+    }
+
+    /// What is announced and believed over a link changed.
+    pub fn handle_policy(&mut self, link: LinkId, policy: LinkPolicy, now: Time) {
+        let Some(neighbour) = self.neighbours.get_mut(&link) else { return };
+        neighbour.policy = policy;
+        let policy = neighbour.policy.clone();
+        neighbour.dirty.extend(self.entries.keys());
+        neighbour.dirty_since = now;
+        // What was refused until now is asked for again.
+        self.request_all(link);
+        for target in self.entries.keys().copied().collect::<Vec<_>>() {
+            if policy.accepts(target) {
+                continue;
             }
-        }
-        if let Some(number) = batch {
-            if let Some(neighbour) = self.neighbours.get_mut(&link) {
-                neighbour.taken = number;
+            if self.entries.get_mut(&target).is_some_and(|entry| entry.routes.remove(&link).is_some()) {
+                self.select(target, now);
             }
-            self.push(link, &Control::BatchAck(number));
         }
     }
 
-    /// Control payloads to be sent. Call again until it returns nothing.
+    /// This node goes away in order: everybody is told at once, and nothing is announced any more.
+    pub fn stop(&mut self, now: Time) {
+        self.is_stopped = true;
+        self.seqno = self.seqno.saturating_add(1);
+        self.sign_own();
+        for target in self.own.keys().copied().collect::<Vec<_>>() {
+            self.mark_all(target, now);
+        }
+        for link in self.neighbours.keys().copied().collect::<Vec<_>>() {
+            self.send_batch(link, now);
+        }
+    }
+
+    /// Packets to be sent (Babel, RFC 8966). Call again until it returns nothing.
     #[must_use]
-    pub(crate) fn poll_transmit(&mut self) -> Option<(LinkId, Vec<u8>)> {
+    pub fn poll_transmit(&mut self) -> Option<(LinkId, Vec<u8>)> {
         self.outbox.pop_front().map(|(link, writer)| (link, writer.finish()))
     }
 
     /// Does what is due.
-    pub(crate) fn handle_timeout(&mut self, now: Time) {
+    pub fn handle_timeout(&mut self, now: Time) {
         let due: Vec<_> =
             self.neighbours.iter().filter(|(_, n)| n.deadline().is_some_and(|d| d <= now)).map(|(l, _)| *l).collect();
         for link in due {
             self.send_batch(link, now);
         }
-        let wanting: Vec<_> = self
-            .origins
-            .iter()
-            .filter(|(_, o)| o.wanted.as_ref().is_some_and(|w| w.deadline() <= now))
-            .map(|(n, _)| *n)
-            .collect();
-        for network in wanting {
-            self.send_request(network, now);
+        for target in self.waiting.clone() {
+            let Some(entry) = self.entries.get(&target) else { continue };
+            if entry.wanted.as_ref().and_then(Wanted::deadline).is_some_and(|deadline| deadline <= now) {
+                self.send_request(target, now);
+            } else if entry.empty_since.is_some_and(|since| now.since(since) >= ORIGIN_KEEP) {
+                self.entries.remove(&target);
+                self.waiting.remove(&target);
+            }
         }
-        self.origins.retain(|_, origin| origin.empty_since.is_none_or(|since| now.since(since) < ORIGIN_KEEP));
+        if self.expiry.is_some_and(|expiry| expiry <= now) {
+            self.expire(now);
+        }
     }
 
     /// When [`Self::handle_timeout`] has something to do.
-    pub(crate) fn deadline(&self) -> Option<Time> {
+    pub fn deadline(&self) -> Option<Time> {
         let batches = self.neighbours.values().filter_map(Neighbour::deadline);
-        let origins = self.origins.values().filter_map(|origin| {
-            let forget = origin.empty_since.map(|since| since + ORIGIN_KEEP);
-            let request = origin.wanted.as_ref().map(Wanted::deadline);
+        let entries = self.waiting.iter().filter_map(|target| {
+            let entry = self.entries.get(target)?;
+            let forget = entry.empty_since.map(|since| since + ORIGIN_KEEP);
+            let request = entry.wanted.as_ref().and_then(Wanted::deadline);
             forget.into_iter().chain(request).min()
         });
-        batches.chain(origins).min()
+        batches.chain(entries).chain(self.expiry).min()
     }
 
-    /// Whether a batch is to be read: it must be meant for this generation and newer than the last one. The number
-    /// to acknowledge once all of it is taken.
-    fn begin_batch(&mut self, link: LinkId, head: &Batch) -> Option<u32> {
-        let neighbour = self.neighbours.get(&link).filter(|n| n.generation == head.generation)?;
-        if head.number == neighbour.taken {
-            self.push(link, &Control::BatchAck(head.number));
-            return None;
-        }
-        (head.number > neighbour.taken).then_some(head.number)
+    fn target_of(&self, network: MeshAddr) -> Target {
+        let octets = network.octets();
+        let mut prefix = [0; 6];
+        prefix.copy_from_slice(&octets[..6]);
+        if RegionPrefix(prefix) == self.prefix { Target::Node(network) } else { Target::Region(RegionPrefix(prefix)) }
     }
 
-    /// Takes a route; false if it could not be looked at now and should be repeated.
-    fn handle_update(&mut self, link: LinkId, update: &Update, now: Time) -> bool {
-        let announcement = &update.announcement;
-        let network = announcement.network(self.region);
-        if network == self.me {
-            self.handle_own(announcement, now);
-            return true;
-        }
-        let known = self.origins.get(&network);
-        // The ledger binds addresses first-come; without it, the first key that was seen for an address keeps it.
-        if known.is_some_and(|origin| origin.node != announcement.node) || update.hops >= HOP_LIMIT {
-            self.handle_retraction(link, network, now);
-            return true;
-        }
-        let is_known = known.is_some_and(|o| o.routes.values().any(|route| route.announcement == *announcement));
-        if !is_known {
-            if !self.verifications.allow(now) {
-                return false;
-            }
-            if !announcement.is_authentic(self.region) {
-                return true;
-            }
-        }
-        if known.is_none() && self.origins.len() >= ORIGINS_MAX {
-            return true;
-        }
-        let origin = self.origins.entry(network).or_insert_with(|| Origin::new(announcement.node));
-        origin.routes.insert(link, *update);
-        self.select(network, now);
-        true
-    }
-
-    fn handle_retraction(&mut self, link: LinkId, network: MeshAddr, now: Time) {
-        if self.origins.get_mut(&network).is_some_and(|origin| origin.routes.remove(&link).is_some()) {
-            self.select(network, now);
-        }
-    }
-
-    /// Somebody tells us of ourselves. If the network remembers a newer announcement than ours (the clock went
-    /// backwards over a restart), ours must become newer still.
-    fn handle_own(&mut self, announcement: &Announcement, now: Time) {
-        if announcement.seqno > self.own.seqno
-            && announcement.node == self.own.node
-            && self.verifications.allow(now)
-            && announcement.is_authentic(self.region)
-        {
-            self.announce(announcement.seqno.saturating_add(1), now);
-        }
-    }
-
-    fn handle_request(&mut self, link: LinkId, request: &Request, now: Time) {
-        if request.network == self.me {
-            // One step suffices, whatever is asked: nobody can exhaust the numbers.
-            if request.seqno > self.own.seqno && self.own_changed.is_none_or(|last| now.since(last) >= SEQNO_PAUSE) {
-                self.announce(self.own.seqno + 1, now);
-            }
-            self.mark(link, self.me, now);
-            return;
-        }
-        let Some(origin) = self.origins.get_mut(&request.network) else { return };
-        if origin.selected.is_some_and(|selected| selected.announcement.seqno >= request.seqno) {
-            self.mark(link, request.network, now);
-            return;
-        }
-        let is_repeated =
-            origin.forwarded.is_some_and(|(seqno, at)| seqno >= request.seqno && now.since(at) < REQUEST_FORWARD_PAUSE);
-        let Some(hop_limit) = request.hop_limit.checked_sub(1).filter(|left| *left > 0 && !is_repeated) else { return };
-        origin.forwarded = Some((request.seqno, now));
-        let next: Option<LinkId> = match origin.selected {
-            Some(selected) => Some(selected.link).filter(|to| *to != link),
-            None => origin.routes.keys().copied().find(|to| *to != link),
-        };
-        if let Some(to) = next {
-            self.push(to, &Control::Request(Request { hop_limit, ..*request }));
-        }
-    }
-
-    fn handle_ack(&mut self, link: LinkId, number: u32, now: Time) {
-        let Some(neighbour) = self.neighbours.get_mut(&link) else { return };
-        if neighbour.in_flight.take_if(|batch| batch.number == number).is_some() {
-            // What became dirty in the meantime goes out at once.
-            neighbour.dirty_since = now;
+    /// Signs what this node announces itself, under the number of now.
+    fn sign_own(&mut self) {
+        let is_gone = self.is_stopped;
+        let word = Announcement::sign(&self.secret, self.region, self.seqno, is_gone);
+        self.own = BTreeMap::from([(Target::Node(self.me), Arc::new(word))]);
+        if let Some(grant) = self.federation.grant.filter(|grant| self.is_own_grant(grant)) {
+            let word = Announcement::sign_region(&self.secret, grant, self.seqno, is_gone);
+            self.own.insert(Target::Region(self.prefix), Arc::new(word));
         }
     }
 
     fn announce(&mut self, seqno: u64, now: Time) {
-        self.own = Announcement::sign(&self.secret, self.region, seqno);
-        self.own_changed = Some(now);
-        self.mark_all(self.me, now);
-    }
-
-    /// Chooses the route to a network anew, and sees to it that neighbours learn of a change.
-    fn select(&mut self, network: MeshAddr, now: Time) {
-        let neighbours = &self.neighbours;
-        let Some(origin) = self.origins.get_mut(&network) else { return };
-        let total = |link: &LinkId, update: &Update| {
-            let cost = neighbours.get(link).map_or(METRIC_INFINITY, |neighbour| neighbour.cost);
-            update.metric.checked_add(cost).filter(|metric| *metric < METRIC_INFINITY)
-        };
-        let feasible = |update: &Update| {
-            origin.feasible.is_none_or(|(seqno, metric)| {
-                update.announcement.seqno > seqno || (update.announcement.seqno == seqno && update.metric < metric)
-            })
-        };
-        let candidates = || {
-            origin.routes.iter().filter(|(_, update)| feasible(update)).filter_map(|(link, update)| {
-                Some(Selected {
-                    link: *link,
-                    announcement: update.announcement,
-                    metric: total(link, update)?,
-                    hops: update.hops.saturating_add(1),
-                })
-            })
-        };
-        let best = candidates().min_by_key(|route| (route.metric, route.link));
-        let kept = origin.selected.and_then(|old| candidates().find(|route| route.link == old.link));
-        let chosen = match (best, kept) {
-            (Some(best), Some(kept)) if best.metric + COST_HYSTERESIS > kept.metric => Some(kept),
-            (best, _) => best,
-        };
-        let old = core::mem::replace(&mut origin.selected, chosen);
-        if let Some(chosen) = chosen {
-            let distance = (chosen.announcement.seqno, chosen.metric);
-            origin.feasible = Some(match origin.feasible {
-                Some((seqno, metric)) if seqno == distance.0 => (seqno, metric.min(distance.1)),
-                _ => distance,
-            });
-        }
-        origin.empty_since = if origin.routes.is_empty() { origin.empty_since.or(Some(now)) } else { None };
-        let starves = chosen.is_none() && !origin.routes.is_empty();
-        match (&mut origin.wanted, starves, origin.feasible) {
-            (wanted, true, Some((seqno, _))) if wanted.as_ref().is_none_or(|w| w.seqno != seqno.saturating_add(1)) => {
-                *wanted = Some(Wanted { seqno: seqno.saturating_add(1), sent: now, tries: 0 });
-            }
-            (_, true, _) => {}
-            (wanted, false, _) => *wanted = None,
-        }
-        if differs(old.as_ref(), chosen.as_ref()) {
-            self.mark_all(network, now);
+        self.seqno = seqno;
+        self.seqno_changed = Some(now);
+        self.sign_own();
+        for target in self.own.keys().copied().collect::<Vec<_>>() {
+            self.mark_all(target, now);
         }
     }
 
-    fn mark_all(&mut self, network: MeshAddr, now: Time) {
+    /// The calendar as it was at the start, and the time since, in milliseconds.
+    fn calendar_ms(&self, now: Time) -> u64 {
+        let passed = u64::try_from(now.since(self.started).as_millis()).unwrap_or(u64::MAX);
+        self.calendar_ms.saturating_add(passed)
+    }
+
+    /// Chooses the route to a target anew, and sees to it that neighbours learn of a change.
+    fn select(&mut self, target: Target, now: Time) {
+        let Some(entry) = self.entries.get_mut(&target) else { return };
+        let is_news = entry.select(&self.neighbours, now);
+        if entry.wanted.is_some() || entry.empty_since.is_some() {
+            self.waiting.insert(target);
+        } else {
+            self.waiting.remove(&target);
+        }
+        if is_news {
+            self.mark_all(target, now);
+        }
+    }
+
+    fn select_all_over(&mut self, link: LinkId, now: Time) {
+        let affected: Vec<_> =
+            self.entries.iter().filter(|(_, entry)| entry.routes.contains_key(&link)).map(|(t, _)| *t).collect();
+        for target in affected {
+            self.select(target, now);
+        }
+    }
+
+    fn mark_all(&mut self, target: Target, now: Time) {
         for neighbour in self.neighbours.values_mut() {
-            neighbour.mark(network, now);
+            neighbour.mark(target, now);
         }
     }
 
-    fn mark(&mut self, link: LinkId, network: MeshAddr, now: Time) {
+    fn mark(&mut self, link: LinkId, target: Target, now: Time) {
         if let Some(neighbour) = self.neighbours.get_mut(&link) {
-            neighbour.mark(network, now);
+            neighbour.mark(target, now);
         }
-    }
-
-    /// Sends what is dirty, or repeats the batch that was not acknowledged, with the state of now.
-    fn send_batch(&mut self, link: LinkId, now: Time) {
-        let Some(neighbour) = self.neighbours.get_mut(&link) else { return };
-        let mut tries = 0;
-        if let Some(lost) = neighbour.in_flight.take() {
-            tries = lost.tries;
-            neighbour.dirty.extend(lost.networks);
-        }
-        self.batch = self.batch.saturating_add(1);
-        let number = self.batch;
-        let mut writer = ControlWriter::default();
-        writer.push(&Control::Batch(Batch { generation: neighbour.its_generation, number }));
-        let mut networks = BTreeSet::new();
-        while let Some(network) = neighbour.dirty.first().copied() {
-            let control = if network == self.me {
-                Control::Update(Update { announcement: self.own, metric: 0, hops: 0 })
-            } else {
-                let selected = self.origins.get(&network).and_then(|origin| origin.selected);
-                // A route through this neighbour is of no use to it (split horizon, poisoned).
-                let leads_back = |selected: &Selected| link == selected.link || neighbour.node == network;
-                match selected.filter(|selected| !leads_back(selected)) {
-                    Some(Selected { announcement, metric, hops, .. }) => {
-                        Control::Update(Update { announcement, metric, hops })
-                    }
-                    None => Control::Retract(network),
-                }
-            };
-            if !writer.push(&control) {
-                break;
-            }
-            neighbour.dirty.remove(&network);
-            networks.insert(network);
-        }
-        neighbour.in_flight = Some(InFlight { number, networks, sent: now, tries: tries + 1 });
-        self.outbox.push_back((link, writer));
-    }
-
-    fn send_request(&mut self, network: MeshAddr, now: Time) {
-        let Some(origin) = self.origins.get_mut(&network) else { return };
-        let Some(wanted) = &mut origin.wanted else { return };
-        wanted.tries = wanted.tries.saturating_add(1);
-        wanted.sent = now;
-        let request = Request { network, seqno: wanted.seqno, hop_limit: HOP_LIMIT };
-        let links: Vec<_> = origin.routes.keys().copied().collect();
-        for link in links {
-            self.push(link, &Control::Request(request));
-        }
-    }
-
-    fn push(&mut self, link: LinkId, control: &Control) {
-        if let Some((to, writer)) = self.outbox.back_mut()
-            && *to == link
-            && writer.push(control)
-        {
-            return;
-        }
-        let mut writer = ControlWriter::default();
-        writer.push(control);
-        self.outbox.push_back((link, writer));
     }
 }
 

@@ -42,8 +42,12 @@ const KIND_DATA: u8 = 4;
 const KIND_UNKNOWN: u8 = 5;
 const KIND_CONTROL: u8 = 6;
 
-/// First byte of a control frame's payload: control messages follow.
+/// First byte of a control frame's payload: a Babel packet follows.
 pub const PAYLOAD_CONTROL: u8 = 0;
+/// First byte of a control frame's payload: zeros follow, as many as the path is to be tried with.
+pub const PAYLOAD_MTU_PROBE: u8 = 1;
+/// First byte of a control frame's payload: the length of a frame with a probe follows.
+pub const PAYLOAD_MTU_ACK: u8 = 2;
 
 /// A frame that is not one of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

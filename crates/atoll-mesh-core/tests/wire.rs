@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId};
+use atoll_base::{MeshAddr, NodeSecret, RegionId};
 use atoll_mesh_core::{
-    Announcement, Mesh, Origin, Received, Settings, Time, Tuning,
+    Mesh, Origin, Received, Settings, Time, Tuning, babel,
     beacon::{BEACON_BYTES, Beacon},
-    control::{self, Batch, Control, ControlWriter, Hello, Request, Update},
     wire::{
-        self, Frame, NOISE_1_BYTES, NOISE_2_BYTES, NOISE_3_BYTES, RegionMac,
+        Frame, NOISE_1_BYTES, NOISE_2_BYTES, NOISE_3_BYTES, RegionMac,
         data::{Body, Cipher, Steering},
     },
 };
@@ -64,22 +63,6 @@ fn golden_frames() {
     golden("beacon", &hex(&Beacon::of(network(), 4870).to_bytes()));
 }
 
-#[test]
-fn golden_controls() {
-    let mut writer = ControlWriter::default();
-    for control in [
-        Control::Hello(Hello { is_probe: true, nonce: 1, heard_ms: 2, rtt_us: 3, generation: 4 }),
-        Control::Batch(Batch { generation: 5, number: 6 }),
-        Control::BatchAck(7),
-        Control::Update(Update { announcement: Announcement::sign(&secret(), REGION, 8), metric: 9, hops: 10 }),
-        Control::Retract(network()),
-        Control::Request(Request { network: network(), seqno: 11, hop_limit: 12 }),
-    ] {
-        assert!(writer.push(&control));
-    }
-    golden("controls", &hex(&writer.finish()));
-}
-
 /// The first datagram of a node with a known seed: pins the handshake's pattern, prologue and randomness.
 #[test]
 fn golden_handshake() {
@@ -113,51 +96,14 @@ fn node(seed: u8) -> Mesh {
     Mesh::new(settings, Time::ZERO)
 }
 
-fn controls() -> impl Strategy<Value = Control> {
-    let network = any::<[u8; 14]>().prop_map(MeshAddr::from_octets);
-    let hello = (any::<bool>(), any::<u32>(), any::<u16>(), any::<u32>(), any::<u32>());
-    let update = (any::<[u8; 32]>(), any::<u64>(), any::<[u8; 32]>(), 0..u32::MAX, any::<u8>());
-    prop_oneof![
-        hello.prop_map(|(is_probe, nonce, heard_ms, rtt_us, generation)| {
-            Control::Hello(Hello { is_probe, nonce, heard_ms, rtt_us, generation })
-        }),
-        (any::<u32>(), any::<u32>()).prop_map(|(generation, number)| Control::Batch(Batch { generation, number })),
-        any::<u32>().prop_map(Control::BatchAck),
-        update.prop_map(|(node, seqno, half, metric, hops)| {
-            let mut signature = [0; 64];
-            signature[..32].copy_from_slice(&half);
-            let announcement = Announcement { node: NodeId(node), seqno, signature };
-            Control::Update(Update { announcement, metric, hops })
-        }),
-        network.clone().prop_map(Control::Retract),
-        (network, any::<u64>(), any::<u8>()).prop_map(|(network, seqno, hop_limit)| Control::Request(Request {
-            network,
-            seqno,
-            hop_limit
-        })),
-    ]
-}
-
 proptest! {
-    #[test]
-    fn controls_round_trip(controls in prop::collection::vec(controls(), 0..8)) {
-        let mut writer = ControlWriter::default();
-        for control in &controls {
-            prop_assert!(writer.push(control));
-        }
-        prop_assert_eq!(control::parse(&writer.finish()), Ok(controls));
-    }
-
     #[test]
     fn decoders_survive_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = RegionMac::of(REGION).parse(&bytes);
         if let Some(steering) = bytes.first_chunk().and_then(Steering::parse) {
             prop_assert_eq!(Steering::parse(&steering.to_bytes()), Some(steering));
         }
-        let _ = control::parse(&bytes);
-        let mut payload = vec![wire::PAYLOAD_CONTROL];
-        payload.extend_from_slice(&bytes);
-        let _ = control::parse(&payload);
+        let _ = babel::decode(&bytes);
         if let Some(beacon) = Beacon::parse(&bytes) {
             prop_assert_eq!(bytes, beacon.to_bytes());
         }

@@ -68,9 +68,9 @@ fn rough_graphs_converge_without_loops_from_many_seeds() {
             world.run_for(100 * MS);
             assert_eq!(world.loops(), [], "seed {seed}");
         }
-        // A packet may be lost on its way; a pair that loses ten in a row is not connected.
+        // A packet, or a handshake, may be lost on its way; a pair that loses twenty in a row is not connected.
         let mut unreachable = world.unreachable_pairs(S);
-        for _ in 0..9 {
+        for _ in 0..19 {
             let again = world.unreachable_pairs(S);
             unreachable.retain(|pair| again.contains(pair));
         }
@@ -92,7 +92,7 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 #[test]
-fn a_silent_cut_in_a_ring_heals_within_two_seconds_without_loops() {
+fn a_silent_cut_in_a_ring_heals_within_a_second_without_loops() {
     for seed in 0..20 {
         let mut world = World::new(seed);
         ring(&mut world, 6, LAN);
@@ -103,9 +103,9 @@ fn a_silent_cut_in_a_ring_heals_within_two_seconds_without_loops() {
         world.cut(victim, next);
         // Traffic over the cut wire.
         let outage = world.time_until_reachable(victim, next, 5 * S).expect("reachable the other way round");
-        assert!(outage <= 2 * S, "seed {seed}: {outage:?}");
+        assert!(outage <= S, "seed {seed}: {outage:?}");
         // And all others, which did not send: silence is noticed too.
-        world.run_for(S);
+        world.run_for(4 * S);
         assert_eq!(world.unreachable_pairs(S), [], "seed {seed}");
         assert_eq!(world.loops(), []);
         world.mend(victim, next, LAN);
@@ -316,7 +316,7 @@ fn an_idle_mesh_is_nearly_silent() {
     let before = world.datagrams;
     world.run_for(60 * S);
     let per_link_and_second = (world.datagrams - before) as f64 / 60.0 / 3.0;
-    assert!(per_link_and_second <= 2.2, "{per_link_and_second}");
+    assert!(per_link_and_second <= 0.8, "{per_link_and_second}");
     assert!(!world.events.iter().any(|(_, _, event)| matches!(event, Event::LinkDown { .. })));
 }
 

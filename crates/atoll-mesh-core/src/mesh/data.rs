@@ -9,7 +9,7 @@ use atoll_base::MeshAddr;
 
 use super::{LinkId, Mesh};
 use crate::{
-    limits::{HOP_LIMIT, MTU},
+    limits::HOP_LIMIT,
     packet,
     time::Time,
     timers::Timer,
@@ -87,15 +87,25 @@ impl Mesh {
     /// of them. Otherwise each is to be given to [`Self::handle_packet`].
     pub fn sealer(&mut self, packet: &[u8], largest: usize, now: Time) -> Option<Sealer<'_>> {
         let (source, target) = packet::addresses(packet)?;
-        if largest > MTU || !self.may_leave(source, target) {
+        if !self.may_leave(source, target) {
             return None;
         }
-        self.open_path(MeshAddr::containing(target), packet, now)
+        self.open_path(MeshAddr::containing(target), packet, largest, now)
     }
 
     /// The same for any packet, allowed or not.
-    pub(super) fn open_path(&mut self, network: MeshAddr, packet: &[u8], now: Time) -> Option<Sealer<'_>> {
-        let id = self.router.route(network)?.link;
+    pub(super) fn open_path(
+        &mut self,
+        network: MeshAddr,
+        packet: &[u8],
+        largest: usize,
+        now: Time,
+    ) -> Option<Sealer<'_>> {
+        let route = self.router.route(network)?;
+        if largest + OVERHEAD_BYTES > usize::from(route.mtu) {
+            return None;
+        }
+        let id = route.link;
         if self.remotes.get(&network)?.channel.wants_rekey(&self.tuning, now) {
             self.rekey_remote(network, now);
         }
@@ -141,13 +151,16 @@ impl Mesh {
             let opened = link.channel.open(index, now, |keys| keys.open_steering(counter, data, now))?;
             Some((id, opened.map(|opened| opened.content)))
         });
-        let Some((id, steering)) = self.link_opened(from, index, opened, data.len(), now) else {
+        let Some((id, steering)) = self.link_opened(from, (index, counter), opened, data.len(), now) else {
             return Received::Done;
         };
         let Some(steering) = steering else {
             self.counters.dropped_malformed += 1;
             return Received::Done;
         };
+        if let Some(link) = self.links.get_mut(&id) {
+            link.liveness.handle_received(now);
+        }
         if steering.target == self.network {
             return self.handle_end_to_end(&steering, data, now);
         }
@@ -161,7 +174,7 @@ impl Mesh {
     pub(super) fn link_opened<T>(
         &mut self,
         from: SocketAddr,
-        index: u32,
+        (index, counter): (u32, u64),
         opened: Option<(LinkId, Result<T, OpenError>)>,
         bytes: usize,
         now: Time,
@@ -172,6 +185,7 @@ impl Mesh {
                 link.rx_bytes += bytes as u64;
                 link.endpoint = from;
                 link.liveness.handle_frame(now);
+                link.liveness.handle_counter(index, counter, now);
                 return Some((id, content));
             }
             Some((_, Err(OpenError::Replayed))) => self.counters.dropped_replayed += 1,

@@ -2,19 +2,22 @@
 
 use std::net::SocketAddr;
 
-use atoll_base::MeshAddr;
-
 use super::{Event, LinkId, Mesh, Origin};
 use crate::{
     accept::Accepted,
+    babel::{self, Tlv, Writer},
     channel::Channel,
-    control::{self, Control, ControlWriter, Hello},
     handshake::{Proven, Scope},
     limits::{HANDSHAKE_RETRY_MAX, LINK_FORGET, LINKS_MAX, SELF_PAUSE},
+    link_mtu::LinkMtu,
     liveness::{Action, Liveness},
+    routing::{LinkPolicy, Neighbourhood},
     time::Time,
     timers::Timer,
-    wire::{PAYLOAD_CONTROL, data::LINK_HEADER_BYTES},
+    wire::{
+        PAYLOAD_CONTROL, PAYLOAD_MTU_ACK, PAYLOAD_MTU_PROBE,
+        data::{CONTROL_OVERHEAD_BYTES, LINK_HEADER_BYTES},
+    },
 };
 
 pub(super) struct Link {
@@ -26,6 +29,8 @@ pub(super) struct Link {
     pub(super) channel: Channel,
     pub(super) liveness: Liveness,
     pub(super) peer: Option<Proven>,
+    pub(super) policy: LinkPolicy,
+    pub(super) mtu: LinkMtu,
     /// The handshake proved that the other end is this node itself: do not call before this time.
     self_until: Option<Time>,
     down_since: Time,
@@ -42,6 +47,8 @@ impl Link {
             channel: Channel::default(),
             liveness: Liveness::new(now),
             peer: None,
+            policy: LinkPolicy::default(),
+            mtu: LinkMtu::new(now),
             self_until: None,
             down_since: now,
             rx_bytes: 0,
@@ -191,12 +198,18 @@ impl Mesh {
             let opened = link.channel.open(index, now, |keys| keys.open_control(counter, data, now))?;
             Some((id, opened.map(|opened| opened.content)))
         });
-        let Some((id, length)) = self.link_opened(from, index, opened, data.len(), now) else { return };
+        let Some((id, length)) = self.link_opened(from, (index, counter), opened, data.len(), now) else { return };
         let payload = &data[LINK_HEADER_BYTES..LINK_HEADER_BYTES + length];
         match payload.first() {
             // An empty frame only confirms keys.
             None => {}
             Some(&PAYLOAD_CONTROL) => self.handle_control(id, payload, now),
+            Some(&PAYLOAD_MTU_PROBE) => {
+                if let Ok(size) = u16::try_from(data.len()) {
+                    self.send_link(id, &[&[PAYLOAD_MTU_ACK][..], &size.to_be_bytes()].concat(), now);
+                }
+            }
+            Some(&PAYLOAD_MTU_ACK) => self.handle_mtu_ack(id, payload, now),
             Some(_) => self.counters.dropped_malformed += 1,
         }
     }
@@ -217,9 +230,10 @@ impl Mesh {
         let Some(link) = self.links.get_mut(&id) else { return };
         match link.liveness.handle_timeout(scheduled, now) {
             Action::Wait => {}
-            Action::Probe(hello) => self.send_hello(id, hello, now),
+            Action::Probe => self.send_hello(id, true, now),
             Action::Dead => self.handle_link_dead(id, now),
         }
+        self.probe_mtu(id, now);
         let Some(link) = self.links.get(&id) else { return };
         let is_up = link.liveness.is_up();
         if !is_up && link.origin != Origin::Static && now.since(link.down_since) >= LINK_FORGET {
@@ -235,15 +249,42 @@ impl Mesh {
         self.schedule_link(id);
     }
 
-    /// Sends a sealed control payload to a neighbour.
-    pub(super) fn send_control(&mut self, id: LinkId, payload: &[u8], now: Time) {
-        self.send_link(id, payload, now);
+    /// Sends a Babel packet to a neighbour, sealed.
+    pub(super) fn send_control(&mut self, id: LinkId, packet: &[u8], now: Time) {
+        let mut payload = vec![PAYLOAD_CONTROL];
+        payload.extend_from_slice(packet);
+        self.send_link(id, &payload, now);
     }
 
-    fn send_hello(&mut self, id: LinkId, hello: Hello, now: Time) {
-        let mut writer = ControlWriter::default();
-        writer.push(&Control::Hello(hello));
-        self.send_link(id, &writer.finish(), now);
+    /// Sends a hello and what goes with it, which asks for an answer or not.
+    fn send_hello(&mut self, id: LinkId, is_probe: bool, now: Time) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let mut writer = Writer::default();
+        for tlv in link.liveness.greeting(is_probe, now) {
+            writer.push(&tlv);
+        }
+        self.send_control(id, &writer.finish(), now);
+    }
+
+    /// Probes for the largest datagram, when it is time to.
+    fn probe_mtu(&mut self, id: LinkId, now: Time) {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.liveness.is_up()) else { return };
+        let (sizes, is_lower) = link.mtu.handle_timeout(now);
+        for size in sizes {
+            let mut payload = vec![0; usize::from(size) - CONTROL_OVERHEAD_BYTES];
+            payload[0] = PAYLOAD_MTU_PROBE;
+            self.send_link(id, &payload, now);
+        }
+        if is_lower {
+            self.settle_link(id, now);
+        }
+    }
+
+    fn handle_mtu_ack(&mut self, id: LinkId, payload: &[u8], now: Time) {
+        let (Some(size), Some(link)) = (payload[1..].first_chunk(), self.links.get_mut(&id)) else { return };
+        if link.mtu.handle_acknowledgement(u16::from_be_bytes(*size)) {
+            self.settle_link(id, now);
+        }
     }
 
     /// Seals a control payload for a neighbour and sends it.
@@ -260,32 +301,32 @@ impl Mesh {
     }
 
     fn handle_control(&mut self, id: LinkId, payload: &[u8], now: Time) {
-        let Ok(controls) = control::parse(payload) else {
+        let Ok(tlvs) = babel::decode(&payload[1..]) else {
             self.counters.dropped_malformed += 1;
             return;
         };
-        for control in &controls {
-            if let Control::Hello(hello) = control {
-                self.handle_hello(id, hello, now);
-            }
-        }
-        self.router.handle_controls(id, &controls, now);
+        self.handle_hello(id, &tlvs, now);
+        self.router.handle_tlvs(id, &tlvs, now);
         self.flush_router(now);
     }
 
-    fn handle_hello(&mut self, id: LinkId, hello: &Hello, now: Time) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let was_up = link.liveness.is_up();
-        let answer = link.liveness.handle_hello(hello, now);
-        let cost = link.liveness.cost();
-        match (was_up, link.liveness.is_up()) {
-            (false, true) => self.handle_link_alive(id, now),
+    /// Takes the hello and the IHU of a packet, if it has them.
+    fn handle_hello(&mut self, id: LinkId, tlvs: &[Tlv], now: Time) {
+        let hello = tlvs.iter().find_map(|tlv| if let Tlv::Hello(hello) = tlv { Some(hello) } else { None });
+        let ihu = tlvs.iter().find_map(|tlv| if let Tlv::Ihu(ihu) = tlv { Some(ihu) } else { None });
+        let (Some(hello), Some(link)) = (hello, self.links.get_mut(&id)) else { return };
+        let greeted = link.liveness.handle_greeting(hello, ihu, now);
+        let (is_up, cost, mtu) = (link.liveness.is_up(), link.liveness.metric.cost(), link.mtu.datagram_bytes());
+        match (greeted.is_changed, is_up) {
+            (true, true) => self.handle_link_alive(id, now),
             (true, false) => self.handle_link_dead(id, now),
-            _ => self.router.handle_cost(id, cost, now),
+            (false, _) => self.router.handle_link_cost(id, cost, mtu, now),
         }
-        self.router.handle_generation(id, hello.generation, now);
-        if let Some(answer) = answer {
-            self.send_hello(id, answer, now);
+        if let Some(state) = hello.link {
+            self.router.handle_generation(id, state.generation, now);
+        }
+        if greeted.must_answer {
+            self.send_hello(id, false, now);
         }
         self.schedule_link(id);
     }
@@ -315,7 +356,7 @@ impl Mesh {
         }
         if link.peer != Some(proven) && link.liveness.is_up() {
             // Another process (or node) than before: it knows nothing of what we told its predecessor.
-            link.liveness.handle_restart();
+            link.liveness.handle_restart(now);
             self.router.handle_link_down(id, now);
         }
         let Some(link) = self.links.get_mut(&id) else { return };
@@ -330,15 +371,24 @@ impl Mesh {
     }
 
     fn handle_link_alive(&mut self, id: LinkId, now: Time) {
-        let Some(link) = self.links.get(&id) else { return };
+        let Some(link) = self.links.get_mut(&id) else { return };
         let Some(peer) = link.peer else { return };
-        let (endpoint, cost, generation) = (link.endpoint, link.liveness.cost(), link.liveness.generation());
-        let network = MeshAddr::of(self.local.region, peer.node);
-        self.router.handle_link_up(id, network, cost, generation, now);
+        link.mtu.handle_up(now);
+        let endpoint = link.endpoint;
+        let neighbourhood = Neighbourhood {
+            region: self.local.region,
+            node: peer.node,
+            cost: link.liveness.metric.cost(),
+            mtu: link.mtu.datagram_bytes(),
+            generation: link.liveness.generation(),
+            policy: link.policy.clone(),
+        };
+        self.router.handle_link_up(id, neighbourhood, now);
         self.event(Event::LinkUp { link: id, node: peer.node, endpoint });
     }
 
-    fn handle_link_dead(&mut self, id: LinkId, now: Time) {
+    /// Takes a link out of use; the other end is told, and asked, in case it hears.
+    pub(super) fn handle_link_dead(&mut self, id: LinkId, now: Time) {
         self.router.handle_link_down(id, now);
         self.flush_router(now);
         let Some(link) = self.links.get_mut(&id) else { return };
@@ -346,6 +396,7 @@ impl Mesh {
         if let Some(peer) = link.peer {
             self.event(Event::LinkDown { link: id, node: peer.node });
         }
+        self.send_hello(id, true, now);
     }
 
     fn start_link_handshake(&mut self, id: LinkId, now: Time) {
@@ -358,9 +409,10 @@ impl Mesh {
         self.schedule_link(id);
     }
 
-    fn schedule_link(&mut self, id: LinkId) {
+    pub(super) fn schedule_link(&mut self, id: LinkId) {
         let Some(link) = self.links.get(&id) else { return };
         let deadline = link.liveness.deadline();
+        let deadline = if link.liveness.is_up() { deadline.min(link.mtu.deadline()) } else { deadline };
         let deadline = link.channel.deadline().map_or(deadline, |channel| channel.min(deadline));
         self.timers.set(Timer::Link(id), Some(deadline));
     }

@@ -9,7 +9,7 @@ use crate::{
     accept::Accepted,
     channel::Channel,
     handshake::{Proven, Scope},
-    limits::{HOP_LIMIT, MTU, QUEUED_PACKETS_MAX, REMOTE_IDLE, REMOTES_MAX},
+    limits::{HOP_LIMIT, QUEUED_PACKETS_MAX, REMOTE_IDLE, REMOTES_MAX},
     offload::complete_checksum,
     packet::{self, Refusal},
     time::Time,
@@ -53,14 +53,15 @@ impl Mesh {
         if !self.may_leave(source, target) {
             return self.counters.dropped_wrong_address += 1;
         }
-        if packet.len() > MTU {
-            self.counters.dropped_too_big += 1;
-            return self.refuse(packet, Refusal::TooBig(MTU), now);
-        }
         let network = MeshAddr::containing(target);
-        if self.router.route(network).is_none() {
+        let Some(route) = self.router.route(network) else {
             self.counters.dropped_no_route += 1;
             return self.refuse(packet, Refusal::NoRoute, now);
+        };
+        let mtu = usize::from(route.mtu).saturating_sub(OVERHEAD_BYTES);
+        if packet.len() > mtu {
+            self.counters.dropped_too_big += 1;
+            return self.refuse(packet, Refusal::TooBig(mtu), now);
         }
         let Some(remote) = self.remote(network, now) else { return };
         remote.last_used = now;
@@ -238,7 +239,7 @@ impl Mesh {
 
     /// Seals a packet (or nothing, as a sign of life) for the far end.
     pub(super) fn send_sealed(&mut self, network: MeshAddr, packet: &[u8], partial_checksum: bool, now: Time) {
-        let Some(mut sealer) = self.open_path(network, packet, now) else {
+        let Some(mut sealer) = self.open_path(network, packet, packet.len(), now) else {
             return self.counters.dropped_no_session += 1;
         };
         let mut frame = vec![0; packet.len() + OVERHEAD_BYTES];

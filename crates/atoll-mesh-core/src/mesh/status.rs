@@ -3,10 +3,10 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
-use atoll_base::{MeshAddr, NodeId};
+use atoll_base::{MeshAddr, NodeId, RegionPrefix};
 
 use super::{LinkId, Mesh, Origin};
-use crate::time::Time;
+use crate::{announce::Target, time::Time};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -79,6 +79,10 @@ pub struct LinkStatus {
     pub is_self: bool,
     /// Smoothed round trip.
     pub rtt: Option<Duration>,
+    /// What it costs: 96, and more for delay, loss and lack of capacity.
+    pub cost: u16,
+    /// Frames towards this end that get lost, in thousandths.
+    pub loss_permille: u16,
     /// Bytes of sealed frames received.
     pub rx_bytes: u64,
     /// Bytes of sealed frames sent.
@@ -100,6 +104,23 @@ pub struct RouteStatus {
     pub metric: u32,
     /// Links of the whole path.
     pub hops: u8,
+    /// Largest datagram between neighbours that the whole path takes, in bytes.
+    pub mtu: u16,
+    /// The link that is taken if this one fails.
+    pub backup: Option<LinkId>,
+}
+
+/// A route to another region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegionRouteStatus {
+    /// The region.
+    pub region: RegionPrefix,
+    /// Its border node, to which the route leads.
+    pub border: NodeId,
+    /// The link taken.
+    pub link: LinkId,
+    /// Cost of the whole path.
+    pub metric: u32,
 }
 
 /// A session with keys.
@@ -125,18 +146,40 @@ impl Mesh {
             origin: link.origin,
             is_up: link.liveness.is_up(),
             is_self: link.is_self(),
-            rtt: link.liveness.rtt(),
+            rtt: link.liveness.metric.rtt(),
+            cost: link.liveness.metric.cost(),
+            loss_permille: link.liveness.metric.loss_permille(),
             rx_bytes: link.rx_bytes,
             tx_bytes: link.tx_bytes,
         };
         self.links.iter().map(status).collect()
     }
 
-    /// All routes in use.
+    /// All routes in use to nodes of this region.
     pub fn route_status(&self) -> Vec<RouteStatus> {
-        let status = |(node, network, route): (NodeId, MeshAddr, &crate::routing::Selected)| {
+        let status = |(target, route): (Target, &crate::routing::Selected)| {
+            let Target::Node(network) = target else { return None };
             let next_hop = self.links.get(&route.link)?.peer?.node;
-            Some(RouteStatus { node, network, link: route.link, next_hop, metric: route.metric, hops: route.hops })
+            Some(RouteStatus {
+                node: route.announcement.node,
+                network,
+                link: route.link,
+                next_hop,
+                metric: u32::from(route.metric),
+                hops: route.hops,
+                mtu: route.mtu,
+                backup: route.backup,
+            })
+        };
+        self.router.routes().filter_map(status).collect()
+    }
+
+    /// All routes in use to other regions.
+    pub fn region_route_status(&self) -> Vec<RegionRouteStatus> {
+        let status = |(target, route): (Target, &crate::routing::Selected)| {
+            let Target::Region(region) = target else { return None };
+            let (border, link, metric) = (route.announcement.node, route.link, u32::from(route.metric));
+            Some(RegionRouteStatus { region, border, link, metric })
         };
         self.router.routes().filter_map(status).collect()
     }
