@@ -8,8 +8,10 @@ pub const MTU: usize = 1370;
 pub const MTU_MIN: usize = 1280;
 /// What a link must carry at least, in bytes of a datagram: the smallest packet that IPv6 allows a network to be bound to.
 pub const DATAGRAM_BYTES_MIN: u16 = (MTU_MIN + crate::wire::data::OVERHEAD_BYTES) as u16;
-/// How often a link's largest datagram is looked for anew.
+/// How often a link's largest datagram is confirmed.
 pub const MTU_PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// Every so many times larger sizes are tried too.
+pub const MTU_PROBE_FULL_EVERY: u32 = 10;
 /// Time between two tries of that.
 pub const MTU_PROBE_RETRY: Duration = Duration::from_secs(1);
 /// Tries.

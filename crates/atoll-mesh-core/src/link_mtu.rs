@@ -1,11 +1,11 @@
 //! How large a datagram may be on one link, found out by asking (packetization layer path MTU discovery, RFC 8899).
 //!
 //! A link starts at what the smallest packets of IPv6 need. Probes of the usual sizes are sent side by side; each that is
-//! acknowledged raises the bound, and the largest is asked for again from time to time: a path that shrinks is noticed
-//! without any message from routers, which firewalls like to swallow.
+//! acknowledged raises the bound. The bound is confirmed every minute: a path that shrinks is noticed without any message
+//! from routers, which firewalls like to swallow. Every tenth time larger sizes are tried too.
 
 use crate::{
-    limits::{DATAGRAM_BYTES_MIN, MTU_PROBE_INTERVAL, MTU_PROBE_RETRY, MTU_PROBE_TRIES_MAX},
+    limits::{DATAGRAM_BYTES_MIN, MTU_PROBE_FULL_EVERY, MTU_PROBE_INTERVAL, MTU_PROBE_RETRY, MTU_PROBE_TRIES_MAX},
     time::Time,
 };
 
@@ -20,13 +20,15 @@ pub(crate) struct LinkMtu {
     confirmed: u16,
     /// Largest that was acknowledged in this round; a round that ends below `confirmed` lowers it.
     round: u16,
+    /// Rounds since one that tried all sizes.
+    rounds: u32,
     tries: u32,
     next: Time,
 }
 
 impl LinkMtu {
     pub(crate) const fn new(now: Time) -> Self {
-        Self { confirmed: DATAGRAM_BYTES_MIN, round: DATAGRAM_BYTES_MIN, tries: 0, next: now }
+        Self { confirmed: DATAGRAM_BYTES_MIN, round: DATAGRAM_BYTES_MIN, rounds: 0, tries: 0, next: now }
     }
 
     /// Bytes that a datagram may have.
@@ -45,24 +47,28 @@ impl LinkMtu {
     }
 
     /// The sizes to probe now; whether the bound became lower.
-    pub(crate) fn handle_timeout(&mut self, now: Time) -> (impl Iterator<Item = u16> + use<>, bool) {
-        let mut is_lower = false;
-        let mut above = u16::MAX;
-        if now >= self.next {
-            if self.tries >= MTU_PROBE_TRIES_MAX {
-                // The round is over.
-                is_lower = self.round < self.confirmed;
-                self.confirmed = self.round;
-                self.round = DATAGRAM_BYTES_MIN;
-                self.tries = 0;
-                self.next = now + MTU_PROBE_INTERVAL;
-            } else {
-                above = self.round;
-                self.tries += 1;
-                self.next = now + MTU_PROBE_RETRY;
-            }
+    pub(crate) fn handle_timeout(&mut self, now: Time) -> (Vec<u16>, bool) {
+        if now < self.next {
+            return (Vec::new(), false);
         }
-        (SIZES.into_iter().filter(move |size| *size > above), is_lower)
+        let is_lower = self.tries >= MTU_PROBE_TRIES_MAX && self.round < self.confirmed;
+        if is_lower {
+            // From the beginning, at once.
+            self.handle_up(now);
+        }
+        let is_full = self.rounds.is_multiple_of(MTU_PROBE_FULL_EVERY);
+        let wanted = |size: &u16| *size > self.round && if is_full { true } else { *size == self.confirmed };
+        let sizes: Vec<_> = SIZES.into_iter().filter(wanted).collect();
+        if sizes.is_empty() || self.tries >= MTU_PROBE_TRIES_MAX {
+            self.round = DATAGRAM_BYTES_MIN;
+            self.rounds += 1;
+            self.tries = 0;
+            self.next = now + MTU_PROBE_INTERVAL;
+            return (Vec::new(), is_lower);
+        }
+        self.tries += 1;
+        self.next = now + MTU_PROBE_RETRY;
+        (sizes, is_lower)
     }
 
     /// A probe of this size was acknowledged; whether the bound became higher.
@@ -107,7 +113,7 @@ mod tests {
         let (hour, now) = (Duration::from_secs(3600), mtu.deadline());
         let probes = pass(&mut mtu, 1472, now, hour);
         assert_eq!(mtu.datagram_bytes(), 1472);
-        assert!(probes < 60 * 20, "an idle link is not flooded: {probes}");
+        assert!(probes < 60 * 2, "an idle link is not flooded: {probes}");
         let now = mtu.deadline();
         pass(&mut mtu, 1400, now, MTU_PROBE_INTERVAL * 3);
         assert_eq!(mtu.datagram_bytes(), 1392);

@@ -261,7 +261,7 @@ fn recorded_and_altered_datagrams_change_nothing() {
         // A counter from the future, so that only the tag can tell.
         let mut future = sent.data.clone();
         if future.len() > 16 {
-            future[12] |= 0x40;
+            future[4] |= 0x40;
         }
         world.inject(sent.source, sent.target, future);
         let cut = at % (sent.data.len() + 1);
