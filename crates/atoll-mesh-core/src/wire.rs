@@ -1,15 +1,14 @@
 //! The frames, as `docs/spec/mesh.md` describes them. Numbers are big endian.
 //!
-//! The same five frames serve twice: as UDP datagrams between neighbours, and, inside the payload of such a link frame,
+//! The same frames serve twice: as UDP datagrams between neighbours, and, inside the payload of such a link frame,
 //! between the two ends of a session.
 
-use core::hash::Hasher as _;
+pub mod handshake;
 
-use atoll_base::{MeshAddr, RegionId, ids::domain_hash};
-use siphasher::sip128::{Hasher128 as _, SipHasher24};
+use atoll_base::MeshAddr;
 
-/// Version of everything in this module.
-pub const VERSION: u8 = 1;
+use handshake::HandshakeFrame;
+pub use handshake::RegionMac;
 
 /// Header of a data frame: kind, three zero bytes, receiver index, counter.
 pub const DATA_HEADER_BYTES: usize = 16;
@@ -22,30 +21,7 @@ pub const RELAY_HEADER_BYTES: usize = 2 + 14 + 14;
 /// What a packet grows by between the TUN device and the UDP socket.
 pub const OVERHEAD_BYTES: usize = DATA_OVERHEAD_BYTES + RELAY_HEADER_BYTES + DATA_OVERHEAD_BYTES;
 
-/// First Noise message: an ephemeral key.
-pub const NOISE_1_BYTES: usize = 32;
-/// Second: ephemeral key, sealed static key, sealed proof.
-pub const NOISE_2_BYTES: usize = 32 + 48 + PROOF_BYTES + TAG_BYTES;
-/// Third: sealed static key, sealed proof.
-pub const NOISE_3_BYTES: usize = 48 + PROOF_BYTES + TAG_BYTES;
-/// The proof of identity: node id, epoch, signature.
-pub const PROOF_BYTES: usize = 32 + 8 + 64;
-
-/// First handshake frame. Padded to the size of the answer, so that nobody's answers amplify a forged flood.
-pub const INIT_BYTES: usize = RESPONSE_BYTES;
-/// Second handshake frame.
-pub const RESPONSE_BYTES: usize = 12 + NOISE_2_BYTES + MAC_BYTES;
-/// Third handshake frame.
-pub const FINISH_BYTES: usize = 12 + NOISE_3_BYTES + MAC_BYTES;
-/// The hint that a session is not known.
-pub const UNKNOWN_BYTES: usize = 8 + MAC_BYTES;
-const MAC_BYTES: usize = 16;
-
-const KIND_INIT: u8 = 1;
-const KIND_RESPONSE: u8 = 2;
-const KIND_FINISH: u8 = 3;
 const KIND_DATA: u8 = 4;
-const KIND_UNKNOWN: u8 = 5;
 
 /// First byte of a link frame's payload: control messages follow.
 pub const PAYLOAD_CONTROL: u8 = 0;
@@ -72,29 +48,8 @@ pub enum WireError {
 /// A frame's outer form; the contents are not authenticated yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// First message of a handshake.
-    Init {
-        /// Index that the answer must name.
-        sender: u32,
-        /// The first Noise message.
-        noise: &'a [u8],
-    },
-    /// Second message of a handshake.
-    Response {
-        /// Index that data to the responder must name.
-        sender: u32,
-        /// Index of the initiator.
-        receiver: u32,
-        /// The second Noise message.
-        noise: &'a [u8],
-    },
-    /// Third message of a handshake.
-    Finish {
-        /// Index of the responder.
-        receiver: u32,
-        /// The third Noise message.
-        noise: &'a [u8],
-    },
+    /// Part of a handshake, or a word about one.
+    Handshake(HandshakeFrame<'a>),
     /// Sealed payload.
     Data {
         /// Index of the receiver's keys.
@@ -102,53 +57,9 @@ pub enum Frame<'a> {
         /// Counter, which is the nonce.
         counter: u64,
     },
-    /// "I do not know the session to which this index belongs."
-    Unknown {
-        /// The index that the data frame named.
-        index: u32,
-    },
 }
 
-/// The key of the outer check. Everyone who knows the region id has it: it keeps strangers' noise and other regions
-/// away from the expensive part, and is no proof of anything.
-#[derive(Clone)]
-pub struct RegionMac([u8; 16]);
-
 impl RegionMac {
-    /// The key for a region.
-    pub fn of(region: RegionId) -> Self {
-        let hash = domain_hash("atoll mesh outer mac v1", &[&region.0]);
-        let mut key = [0; 16];
-        key.copy_from_slice(&hash[..16]);
-        Self(key)
-    }
-
-    fn tag(&self, bytes: &[u8]) -> [u8; MAC_BYTES] {
-        let mut hasher = SipHasher24::new_with_key(&self.0);
-        hasher.write(bytes);
-        hasher.finish128().as_u128().to_be_bytes()
-    }
-
-    fn close(&self, mut frame: Vec<u8>) -> Vec<u8> {
-        let tag = self.tag(&frame);
-        frame.extend_from_slice(&tag);
-        frame
-    }
-
-    fn check<'a>(&self, frame: &'a [u8], length: usize) -> Result<&'a [u8], WireError> {
-        if frame.len() != length {
-            return Err(WireError::Length);
-        }
-        let (body, tag) = frame.split_at(length - MAC_BYTES);
-        if self.tag(body) != tag {
-            return Err(WireError::Region);
-        }
-        if body[1..4] != [VERSION, 0, 0] {
-            return Err(WireError::Kind);
-        }
-        Ok(body)
-    }
-
     /// Parses the outer form of a frame.
     pub fn parse<'a>(&self, frame: &'a [u8]) -> Result<Frame<'a>, WireError> {
         match *frame.first().ok_or(WireError::Length)? {
@@ -162,47 +73,7 @@ impl RegionMac {
                 let counter = u64::from(u32_at(frame, 8)) << 32 | u64::from(u32_at(frame, 12));
                 Ok(Frame::Data { receiver: u32_at(frame, 4), counter })
             }
-            KIND_INIT => {
-                let body = self.check(frame, INIT_BYTES)?;
-                let (noise, padding) = body[8..].split_at(NOISE_1_BYTES);
-                if padding.iter().any(|byte| *byte != 0) {
-                    return Err(WireError::Field);
-                }
-                Ok(Frame::Init { sender: u32_at(body, 4), noise })
-            }
-            KIND_RESPONSE => {
-                let body = self.check(frame, RESPONSE_BYTES)?;
-                Ok(Frame::Response { sender: u32_at(body, 4), receiver: u32_at(body, 8), noise: &body[12..] })
-            }
-            KIND_FINISH => {
-                let body = self.check(frame, FINISH_BYTES)?;
-                if u32_at(body, 4) != 0 {
-                    return Err(WireError::Field);
-                }
-                Ok(Frame::Finish { receiver: u32_at(body, 8), noise: &body[12..] })
-            }
-            KIND_UNKNOWN => {
-                let body = self.check(frame, UNKNOWN_BYTES)?;
-                Ok(Frame::Unknown { index: u32_at(body, 4) })
-            }
-            _ => Err(WireError::Kind),
-        }
-    }
-
-    /// Builds any frame but a data frame, which its keys build.
-    pub fn build(&self, frame: &Frame<'_>) -> Vec<u8> {
-        match *frame {
-            Frame::Init { sender, noise } => {
-                let mut bytes = head(KIND_INIT, INIT_BYTES, &[sender], noise);
-                bytes.resize(INIT_BYTES - MAC_BYTES, 0);
-                self.close(bytes)
-            }
-            Frame::Response { sender, receiver, noise } => {
-                self.close(head(KIND_RESPONSE, RESPONSE_BYTES, &[sender, receiver], noise))
-            }
-            Frame::Finish { receiver, noise } => self.close(head(KIND_FINISH, FINISH_BYTES, &[0, receiver], noise)),
-            Frame::Unknown { index } => self.close(head(KIND_UNKNOWN, UNKNOWN_BYTES, &[index], &[])),
-            Frame::Data { receiver, counter } => data_header(receiver, counter).to_vec(),
+            _ => self.parse_handshake(frame).map(Frame::Handshake),
         }
     }
 }
@@ -250,16 +121,6 @@ impl RelayHeader {
         buffer.extend_from_slice(&self.source.octets());
         buffer.extend_from_slice(&self.target.octets());
     }
-}
-
-fn head(kind: u8, length: usize, indices: &[u32], noise: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(length);
-    bytes.extend_from_slice(&[kind, VERSION, 0, 0]);
-    for index in indices {
-        bytes.extend_from_slice(&index.to_be_bytes());
-    }
-    bytes.extend_from_slice(noise);
-    bytes
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -14,6 +14,8 @@ use atoll_mesh_core::{Event, Mesh, Origin, Settings, Time, Tuning};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 
+use crate::kem::SeededKem;
+
 /// How a direction of a link treats datagrams.
 #[derive(Debug, Clone, Copy)]
 pub struct Quality {
@@ -182,7 +184,14 @@ impl World {
         let tuning = self.tuning.clone();
         let node = &mut self.nodes[index];
         node.epoch += 1000;
-        let settings = Settings { secret: node.secret.clone(), region: node.region, seed, epoch: node.epoch, tuning };
+        let settings = Settings {
+            secret: node.secret.clone(),
+            region: node.region,
+            seed,
+            kem: Box::new(SeededKem::new(self.rng.random())),
+            epoch: node.epoch,
+            tuning,
+        };
         let mut mesh = Mesh::new(settings, now);
         for peer in &node.peers {
             mesh.add_peer(Self::endpoint(*peer), Origin::Static, now);
