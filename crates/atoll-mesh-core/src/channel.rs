@@ -10,6 +10,8 @@
 //! opens frames under all of its keys. Both ends starting at once is settled by the ephemeral keys (see
 //! [`Channel::yields_to`]). Links and end-to-end sessions use the same channel.
 
+use std::collections::VecDeque;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use zeroize::Zeroizing;
 
@@ -18,7 +20,7 @@ use crate::{
     handshake::{FinishContents, HandshakeError, Initiator, InitiatorStep, Local, Proven, Scope, Sources},
     limits::{
         COOKIE_KEEP, HANDSHAKE_ANSWER_PAUSE, HANDSHAKE_RETRY, HANDSHAKE_RETRY_MAX, HANDSHAKE_TRIES_MAX, HINT_PAUSE,
-        PREVIOUS_KEEP, REFUSED_PAUSE, TWIN_KEEP,
+        PREVIOUS_KEEP, PREVIOUS_KEYS_MAX, REFUSED_PAUSE, TWIN_KEEP,
     },
     time::Time,
     transport::{OpenError, Transport},
@@ -32,7 +34,8 @@ pub(crate) struct Channel {
     initiation: Option<Initiation>,
     next: Option<Unconfirmed>,
     current: Option<Transport>,
-    previous: Option<(Transport, Time)>,
+    /// Keys that still open late frames, the newest first, and since when. Two, because both ends may begin at once.
+    previous: VecDeque<(Transport, Time)>,
     /// Who is at the other end of the current keys.
     peer: Option<Proven>,
     /// When something authentic came in last, under whichever keys.
@@ -125,13 +128,10 @@ impl Channel {
 
     /// Indices under which the peer may send to this channel.
     pub(crate) fn indices(&self) -> impl Iterator<Item = u32> {
-        let transports = [
-            self.current.as_ref(),
-            self.next.as_ref().map(|next| &next.transport),
-            self.previous.as_ref().map(|(transport, _)| transport),
-        ];
+        let transports = [self.current.as_ref(), self.next.as_ref().map(|next| &next.transport)];
+        let previous = self.previous.iter().map(|(transport, _)| transport);
         let initiation = self.initiation.as_ref().map(|initiation| initiation.local_index);
-        transports.into_iter().flatten().map(Transport::local_index).chain(initiation)
+        transports.into_iter().flatten().chain(previous).map(Transport::local_index).chain(initiation)
     }
 
     /// Starts a handshake (a running one is replaced); the frames to send. None while one end refuses the other.
@@ -298,8 +298,8 @@ impl Channel {
             self.promote(confirmed.transport, confirmed.proven, now);
             return Some(Ok(Opened { length, is_confirmed_now: true }));
         }
-        let previous = self.previous.as_mut().map(|(transport, _)| transport);
-        let transport = [self.current.as_mut(), previous].into_iter().flatten().find(|t| t.local_index() == index)?;
+        let previous = self.previous.iter_mut().map(|(transport, _)| transport);
+        let transport = self.current.iter_mut().chain(previous).find(|transport| transport.local_index() == index)?;
         let opened = transport.open(counter, frame, now);
         if opened.is_ok() {
             self.heard = Some(now);
@@ -321,9 +321,7 @@ impl Channel {
 
     /// Frames that are due for repetition. A handshake that was tried often enough is dropped.
     pub(crate) fn handle_timeout(&mut self, mac: &RegionMac, now: Time) -> Vec<Vec<u8>> {
-        if self.previous.as_ref().is_some_and(|(_, since)| now.since(*since) >= PREVIOUS_KEEP) {
-            self.previous = None;
-        }
+        self.previous.retain(|(_, since)| now.since(*since) < PREVIOUS_KEEP);
         if self.current.as_ref().is_some_and(|current| current.is_expired(now)) {
             self.current = None;
         }
@@ -358,7 +356,7 @@ impl Channel {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let next = self.next.as_ref().map(|next| next.sent + retry(next.tries));
         let initiation = self.initiation.as_ref().map(|initiation| initiation.sent + retry(initiation.tries));
-        let previous = self.previous.as_ref().map(|(_, since)| *since + PREVIOUS_KEEP);
+        let previous = self.previous.back().map(|(_, since)| *since + PREVIOUS_KEEP);
         [next, initiation, previous].into_iter().flatten().min()
     }
 
@@ -368,10 +366,13 @@ impl Channel {
 
     fn promote(&mut self, transport: Transport, proven: Proven, now: Time) {
         self.is_doubted = false;
-        self.previous = self.current.replace(transport).map(|old| (old, now));
+        if let Some(old) = self.current.replace(transport) {
+            self.previous.push_front((old, now));
+            self.previous.truncate(PREVIOUS_KEYS_MAX);
+        }
         if self.peer.replace(proven) != Some(proven) {
             // Another process than before: what its predecessor sent is not wanted any more.
-            self.previous = None;
+            self.previous.clear();
         }
     }
 }

@@ -93,6 +93,8 @@ pub const REJECT_AFTER: Duration = Duration::from_secs(300);
 pub const REJECT_AFTER_MESSAGES: u64 = 1 << 48;
 /// How long the key before the current one still opens late datagrams.
 pub const PREVIOUS_KEEP: Duration = Duration::from_secs(20);
+/// How many such keys a link or session has.
+pub const PREVIOUS_KEYS_MAX: usize = 2;
 /// A session without traffic is forgotten after this time.
 pub const REMOTE_IDLE: Duration = Duration::from_secs(180);
 

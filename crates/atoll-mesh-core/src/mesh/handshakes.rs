@@ -127,7 +127,7 @@ impl Mesh {
         match self.link_accepts.finish(&self.local, (index, part), content, now) {
             None => {}
             Some(Ok(accepted)) if accepted.keys.proven.node == self.local.node => {}
-            Some(Ok(Accepted { from, keys, transport, remote_index, early: _ })) => {
+            Some(Ok(Accepted { from, keys, transport, remote_index, early })) => {
                 if let Some(reason) = self.unwanted(&keys.proven, now) {
                     let frame = self.mac.refuse(reason, remote_index, &keys.refusal);
                     self.transmit(from, frame);
@@ -139,6 +139,9 @@ impl Mesh {
                 link.channel.accept(transport, keys.proven, now);
                 self.handle_link_established(id, now);
                 self.send_control(id, &[], now);
+                for mut frame in early {
+                    self.handle_datagram(from, &mut frame, now);
+                }
             }
             Some(Err(HandshakeError)) => self.counters.dropped_forged += 1,
         }

@@ -104,8 +104,11 @@ impl Mesh {
             Some((_, Err(OpenError::Replayed))) => return self.counters.dropped_replayed += 1,
             Some((_, Err(OpenError::Forged))) => return self.counters.dropped_forged += 1,
             Some((_, Err(OpenError::Expired))) | None => {
+                if self.link_accepts.keep_early(index, data) {
+                    return;
+                }
                 self.counters.dropped_unknown_session += 1;
-                if !self.link_accepts.owns(index) && self.hint_rate.allow(now) {
+                if self.hint_rate.allow(now) {
                     let hint = self.mac.unknown(index);
                     self.transmit(from, hint);
                 }
