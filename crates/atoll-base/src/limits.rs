@@ -2,6 +2,12 @@
 
 /// Longest name of a region, deployment or service: a DNS label (RFC 1035 section 2.3.4).
 pub const NAME_BYTES_MAX: usize = 63;
+/// Links that an invite names.
+pub const INVITE_LINKS_MAX: usize = 16;
+/// A DNS name (RFC 1035 section 2.3.4), without the dot at its end.
+pub const HOST_BYTES_MAX: usize = 253;
+/// An invite as text, with room for line breaks.
+pub const INVITE_TEXT_BYTES_MAX: usize = 8192;
 /// Services in one deployment.
 pub const SERVICES_MAX: usize = 16;
 /// Replicas of one service.
@@ -27,5 +33,6 @@ pub const BLOCK_BYTES_MAX: usize = 1024 * 1024;
 /// One transaction.
 pub const TRANSACTION_BYTES_MAX: usize = 128 * 1024;
 
+const _: () = assert!((38 + INVITE_LINKS_MAX * (4 + HOST_BYTES_MAX)) * 8 / 5 + 100 <= INVITE_TEXT_BYTES_MAX);
 const _: () = assert!(TRANSACTION_BYTES_MAX * 2 <= BLOCK_BYTES_MAX);
 const _: () = assert!(SEALED_SPEC_BYTES_MAX * 4 <= TRANSACTION_BYTES_MAX);

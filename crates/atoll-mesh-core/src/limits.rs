@@ -26,12 +26,30 @@ pub const TLVS_MAX: usize = 256;
 pub const LINKS_MAX: usize = 512;
 /// Links of which only a beacon told, so that forged beacons cannot crowd out the others.
 pub const DISCOVERED_LINKS_MAX: usize = 128;
-/// Handshakes that neighbours (or far nodes) began and that wait for their last message.
-pub const PENDING_ACCEPTS_MAX: usize = 256;
+/// Handshakes that wait for their last message, of callers that have proven their address by a cookie.
+pub const PENDING_PROVEN_MAX: usize = 256;
+/// The same of callers that have not: further ones are asked for a cookie, and nothing is kept of them.
+pub const PENDING_STRANGERS_MAX: usize = 64;
+/// Handshakes that one address (an IPv4 address, an IPv6 /64, a node's network) may have in either table.
+pub const PENDING_PER_SOURCE_MAX: usize = 32;
+/// Handshakes that were finished lately and are not begun again by a copy of their first message.
+pub const FINISHED_HANDSHAKES_MAX: usize = 512;
 /// Data frames that overtook the last message of their handshake, and wait for it.
 pub const EARLY_FRAMES_MAX: usize = 4;
-/// Handshake messages that are answered each second; more are dropped (a flood must not eat the processor).
-pub const HANDSHAKES_PER_SECOND_MAX: u32 = 500;
+/// Handshakes without a cookie that are begun each second (a flood must not eat the processor).
+pub const STRANGERS_PER_SECOND_MAX: u32 = 50;
+/// Handshakes with a cookie that are begun each second.
+pub const PROVEN_PER_SECOND_MAX: u32 = 500;
+/// Handshakes with a cookie of one address that are begun each second.
+pub const PROVEN_PER_SOURCE_AND_SECOND_MAX: u32 = 16;
+/// How many of these may come at once.
+pub const PROVEN_PER_SOURCE_BURST: u32 = 64;
+/// Cells of each of the two rows in which the handshakes of addresses are counted.
+pub const RATE_CELLS: usize = 1024;
+/// Second and third messages of handshakes that are examined each second.
+pub const HANDSHAKE_ANSWERS_PER_SECOND_MAX: u32 = 2000;
+/// Refusals that are told by an event each second; more are only counted.
+pub const REFUSAL_EVENTS_PER_SECOND_MAX: u32 = 10;
 /// "I do not know this session" hints that are sent each second.
 pub const HINTS_PER_SECOND_MAX: u32 = 50;
 /// Far nodes with which there is, or is about to be, a session.
@@ -67,6 +85,14 @@ pub const HANDSHAKE_TRIES_MAX: u32 = 6;
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shortest time between two answers to one unfinished handshake.
 pub const HANDSHAKE_ANSWER_PAUSE: Duration = Duration::from_millis(100);
+/// Age at which the secret behind the cookies is replaced; the one before it is good for as long again.
+pub const COOKIE_SECRET_LIFE: Duration = Duration::from_secs(120);
+/// How long a caller keeps a cookie.
+pub const COOKIE_KEEP: Duration = Duration::from_secs(120);
+/// How long a node that was refused, or refuses the other, does not call again.
+pub const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+/// A process that was heard within this time is alive: an older one with the same identity is refused.
+pub const TWIN_KEEP: Duration = Duration::from_secs(10);
 /// Shortest time between two handshakes that were provoked by an unauthenticated hint.
 pub const HINT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -82,6 +108,8 @@ pub const REJECT_AFTER: Duration = Duration::from_secs(300);
 pub const REJECT_AFTER_MESSAGES: u64 = 1 << 48;
 /// How long the key before the current one still opens late datagrams.
 pub const PREVIOUS_KEEP: Duration = Duration::from_secs(20);
+/// How many such keys a link or session has.
+pub const PREVIOUS_KEYS_MAX: usize = 2;
 /// A session without traffic is forgotten after this time.
 pub const REMOTE_IDLE: Duration = Duration::from_secs(180);
 
@@ -168,6 +196,8 @@ pub const SEQNO_PAUSE: Duration = Duration::from_millis(50);
 /// How long the feasibility distance of an origin without any route is remembered (RFC 8966 section 3.7.3).
 pub const ORIGIN_KEEP: Duration = Duration::from_secs(180);
 
+const _: () = assert!(PENDING_PER_SOURCE_MAX * 2 <= PENDING_STRANGERS_MAX);
+const _: () = assert!(COOKIE_KEEP.as_secs() <= COOKIE_SECRET_LIFE.as_secs());
 const _: () = assert!(DISCOVERED_LINKS_MAX * 2 <= LINKS_MAX);
 const _: () = assert!(MTU >= MTU_MIN);
 const _: () = assert!(MTU + crate::wire::data::OVERHEAD_BYTES + 48 <= 1500);

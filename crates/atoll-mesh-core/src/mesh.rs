@@ -1,14 +1,16 @@
 //! The whole node: dispatches datagrams, packets and timers to links, sessions and the router.
 
 pub(crate) mod data;
+mod handshakes;
 mod links;
+mod members;
 mod remotes;
 mod routes;
 pub(crate) mod status;
 
 use core::{fmt, time::Duration};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
@@ -17,20 +19,23 @@ use rand_chacha::{
     ChaCha20Rng,
     rand_core::{Rng as _, SeedableRng as _},
 };
+use zeroize::Zeroizing;
 
 use crate::{
     accept::Acceptor,
     beacon::Beacon,
-    handshake::Local,
+    handshake::{Local, Sources},
+    kem::Kem,
     limits::{
-        DISCOVERED_LINKS_MAX, EVENTS_MAX, HANDSHAKES_PER_SECOND_MAX, HINTS_PER_SECOND_MAX, ICMP_PER_SECOND_MAX,
-        LINKS_MAX, PACKETS_MAX, REKEY_AFTER, REKEY_AFTER_MESSAGES, TRANSMITS_MAX,
+        DISCOVERED_LINKS_MAX, EVENTS_MAX, HANDSHAKE_ANSWERS_PER_SECOND_MAX, HINTS_PER_SECOND_MAX, ICMP_PER_SECOND_MAX,
+        LINKS_MAX, PACKETS_MAX, REFUSAL_EVENTS_PER_SECOND_MAX, REKEY_AFTER, REKEY_AFTER_MESSAGES, TRANSMITS_MAX,
     },
     rate::RateLimit,
     routing::{Router, RouterSettings},
+    secrets::Secrets,
     time::Time,
     timers::{Timer, Timers},
-    wire::{Frame, RegionMac, WireError},
+    wire::{Frame, RegionMac, WireError, handshake::RefuseReason},
 };
 use data::Received;
 use links::Link;
@@ -73,6 +78,8 @@ pub struct Settings {
     pub region: RegionId,
     /// 32 bytes of fresh randomness, from which all others follow.
     pub seed: [u8; 32],
+    /// What makes post-quantum keys; it has randomness of its own.
+    pub kem: Box<dyn Kem>,
     /// The calendar in milliseconds (Unix time): larger after each restart, and what the expiry of grants is held
     /// against.
     pub epoch: u64,
@@ -128,6 +135,20 @@ pub enum Event {
         /// The other end.
         node: NodeId,
     },
+    /// This node refused another that had proven who it is.
+    Refused {
+        /// The other.
+        node: NodeId,
+        /// Why.
+        reason: RefuseReason,
+    },
+    /// This node was refused by another.
+    RefusedBy {
+        /// The other.
+        node: NodeId,
+        /// Why.
+        reason: RefuseReason,
+    },
 }
 
 /// A node of the mesh.
@@ -137,7 +158,11 @@ pub struct Mesh {
     network: MeshAddr,
     prefix: RegionPrefix,
     tuning: Tuning,
+    /// Randomness that is not secret.
     rng: ChaCha20Rng,
+    sources: Sources,
+    /// Who may have links and sessions; all, if nothing is said.
+    members: Option<BTreeSet<NodeId>>,
     links: BTreeMap<LinkId, Link>,
     /// Which link owns an index that neighbours name in data frames.
     link_indices: BTreeMap<u32, LinkId>,
@@ -150,7 +175,8 @@ pub struct Mesh {
     transmits: VecDeque<Transmit>,
     packets: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
-    handshake_rate: RateLimit,
+    answer_rate: RateLimit,
+    refusal_rate: RateLimit,
     hint_rate: RateLimit,
     icmp_rate: RateLimit,
     counters: Counters,
@@ -159,7 +185,9 @@ pub struct Mesh {
 impl Mesh {
     /// A node without links.
     pub fn new(settings: Settings, now: Time) -> Self {
-        let Settings { secret, region, seed, epoch, tuning } = settings;
+        let Settings { secret, region, seed, kem, epoch, tuning } = settings;
+        let seed = Zeroizing::new(seed);
+        let (mut secrets, public) = Secrets::new(&seed);
         let network = MeshAddr::of(region, secret.id());
         Self {
             router: Router::new(RouterSettings { secret: secret.clone(), region, calendar_ms: epoch }, now),
@@ -168,18 +196,21 @@ impl Mesh {
             network,
             prefix: RegionPrefix::of(region),
             tuning,
-            rng: ChaCha20Rng::from_seed(seed),
+            rng: ChaCha20Rng::from_seed(public),
+            members: None,
             links: BTreeMap::new(),
             link_indices: BTreeMap::new(),
-            link_accepts: Acceptor::new(),
+            link_accepts: Acceptor::new(&mut secrets, now),
             next_link: 0,
             remotes: BTreeMap::new(),
-            remote_accepts: Acceptor::new(),
+            remote_accepts: Acceptor::new(&mut secrets, now),
+            sources: Sources { secrets, kem },
             timers: Timers::default(),
             transmits: VecDeque::new(),
             packets: VecDeque::new(),
             events: VecDeque::new(),
-            handshake_rate: RateLimit::new(HANDSHAKES_PER_SECOND_MAX, now),
+            answer_rate: RateLimit::new(HANDSHAKE_ANSWERS_PER_SECOND_MAX, now),
+            refusal_rate: RateLimit::new(REFUSAL_EVENTS_PER_SECOND_MAX, now),
             hint_rate: RateLimit::new(HINTS_PER_SECOND_MAX, now),
             icmp_rate: RateLimit::new(ICMP_PER_SECOND_MAX, now),
             counters: Counters::default(),
@@ -254,12 +285,7 @@ impl Mesh {
         match self.mac.parse(data) {
             Ok(Frame::Data { receiver, counter }) => return self.handle_data(from, (receiver, counter), data, now),
             Ok(Frame::Control { receiver, counter }) => self.handle_link_control(from, (receiver, counter), data, now),
-            Ok(Frame::Init { sender, noise }) => self.handle_link_init(from, sender, noise, now),
-            Ok(Frame::Response { sender, receiver, noise }) => {
-                self.handle_link_response(from, (sender, receiver, noise), now);
-            }
-            Ok(Frame::Finish { receiver, noise }) => self.handle_link_finish(receiver, noise, now),
-            Ok(Frame::Unknown { index }) => self.handle_link_hint(from, index, now),
+            Ok(Frame::Handshake(frame)) => self.handle_link_handshake(from, &frame, now),
             Err(WireError::Region) => self.counters.dropped_other_region += 1,
             Err(WireError::Length | WireError::Kind | WireError::Field) => self.counters.dropped_malformed += 1,
         }

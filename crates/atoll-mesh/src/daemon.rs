@@ -8,7 +8,7 @@ use std::{
 
 use atoll_api::mesh::{self as api_types, MeshStatus};
 use atoll_base::{NodeId, RegionPrefix};
-use atoll_mesh_core::{Event, Mesh, Origin, Settings, Tuning, beacon::Beacon, limits::MTU};
+use atoll_mesh_core::{Event, Mesh, Origin, Settings, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU};
 use atoll_os::tun::{Tun, TunConfig};
 use tokio::{
     sync::mpsc,
@@ -35,6 +35,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         secret,
         region: config.region,
         seed: rand::random(),
+        kem: Box::new(AwsLcKem),
         epoch: calendar_ms(),
         tuning: Tuning::default(),
     };
@@ -146,6 +147,10 @@ impl Daemon {
                 }
                 Event::LinkDown { link, node } => tracing::info!(%link, node = %node.short(), "neighbour is down"),
                 Event::SessionUp { node } => tracing::debug!(node = %node.short(), "session has new keys"),
+                Event::Refused { node, reason } => tracing::info!(node = %node.short(), "refused a node: {reason}"),
+                Event::RefusedBy { node, reason } => {
+                    tracing::warn!(node = %node.short(), "refused by a node: {reason}")
+                }
             }
         }
     }

@@ -9,10 +9,12 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
-use atoll_base::{MeshAddr, NodeSecret, RegionId};
+use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId};
 use atoll_mesh_core::{Event, Mesh, Origin, Received, Settings, Time, Tuning};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
+
+use crate::kem::SeededKem;
 
 /// How a direction of a link treats datagrams.
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +121,23 @@ impl World {
         index
     }
 
+    /// Adds a node with the key of another, as if the key had been copied; its number.
+    pub fn add_twin(&mut self, of: usize) -> usize {
+        let index = self.nodes.len();
+        let Node { secret, region, network, epoch, .. } = &self.nodes[of];
+        let twin = Node {
+            secret: secret.clone(),
+            region: *region,
+            network: *network,
+            mesh: None,
+            peers: Vec::new(),
+            epoch: epoch + 500,
+        };
+        self.nodes.push(twin);
+        self.start(index);
+        index
+    }
+
     /// Adds so many nodes of the region of the tests.
     pub fn add_many(&mut self, count: usize) {
         for _ in 0..count {
@@ -129,6 +148,30 @@ impl World {
     /// A node.
     pub fn mesh(&mut self, node: usize) -> Option<&mut Mesh> {
         self.nodes[node].mesh.as_mut()
+    }
+
+    /// Identity of a node.
+    pub fn id(&self, node: usize) -> NodeId {
+        self.nodes[node].secret.id()
+    }
+
+    /// Tells a node who the members of its region are.
+    pub fn set_members(&mut self, node: usize, members: Option<BTreeSet<NodeId>>) {
+        let now = self.now;
+        if let Some(mesh) = &mut self.nodes[node].mesh {
+            mesh.set_members(members, now);
+        }
+        self.settle(node);
+    }
+
+    /// The next start of a node takes its epoch from a clock that was set anew.
+    pub fn set_epoch(&mut self, node: usize, epoch: u64) {
+        self.nodes[node].epoch = epoch;
+    }
+
+    /// A node calls nobody at its next start.
+    pub fn forget_peers(&mut self, node: usize) {
+        self.nodes[node].peers.clear();
     }
 
     /// Network of a node.
@@ -182,7 +225,14 @@ impl World {
         let tuning = self.tuning.clone();
         let node = &mut self.nodes[index];
         node.epoch += 1000;
-        let settings = Settings { secret: node.secret.clone(), region: node.region, seed, epoch: node.epoch, tuning };
+        let settings = Settings {
+            secret: node.secret.clone(),
+            region: node.region,
+            seed,
+            kem: Box::new(SeededKem::new(self.rng.random())),
+            epoch: node.epoch,
+            tuning,
+        };
         let mut mesh = Mesh::new(settings, now);
         for peer in &node.peers {
             mesh.add_peer(Self::endpoint(*peer), Origin::Static, now);

@@ -9,13 +9,14 @@ use atoll_base::MeshAddr;
 
 use super::{LinkId, Mesh};
 use crate::{
+    channel::Opened,
     limits::HOP_LIMIT,
     packet,
     time::Time,
     timers::Timer,
     transport::{OpenError, Transport},
     wire::{
-        Frame, TAG_BYTES,
+        TAG_BYTES,
         data::{Body, HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_AT, RecordFlags, STEERING_AT, Steering},
     },
 };
@@ -148,10 +149,9 @@ impl Mesh {
         let owner = self.link_indices.get(&index).copied();
         let opened = owner.and_then(|id| {
             let link = self.links.get_mut(&id)?;
-            let opened = link.channel.open(index, now, |keys| keys.open_steering(counter, data, now))?;
-            Some((id, opened.map(|opened| opened.content)))
+            Some((id, link.channel.open(index, now, |keys| keys.open_steering(counter, data, now))?))
         });
-        let Some((id, steering)) = self.link_opened(from, (index, counter), opened, data.len(), now) else {
+        let Some((id, steering)) = self.link_opened(from, (index, counter), opened, data, now) else {
             return Received::Done;
         };
         let Some(steering) = steering else {
@@ -175,25 +175,31 @@ impl Mesh {
         &mut self,
         from: SocketAddr,
         (index, counter): (u32, u64),
-        opened: Option<(LinkId, Result<T, OpenError>)>,
-        bytes: usize,
+        opened: Option<(LinkId, Result<Opened<T>, OpenError>)>,
+        data: &[u8],
         now: Time,
     ) -> Option<(LinkId, T)> {
         match opened {
-            Some((id, Ok(content))) => {
+            Some((id, Ok(opened))) => {
+                if opened.is_confirmed_now {
+                    self.handle_link_established(id, now);
+                }
                 let link = self.links.get_mut(&id)?;
-                link.rx_bytes += bytes as u64;
+                link.rx_bytes += data.len() as u64;
                 link.endpoint = from;
                 link.liveness.handle_frame(now);
                 link.liveness.handle_counter(index, counter, now);
-                return Some((id, content));
+                return Some((id, opened.content));
             }
             Some((_, Err(OpenError::Replayed))) => self.counters.dropped_replayed += 1,
             Some((_, Err(OpenError::Forged))) => self.counters.dropped_forged += 1,
             Some((_, Err(OpenError::Expired))) | None => {
+                if self.link_accepts.keep_early(index, data) {
+                    return None;
+                }
                 self.counters.dropped_unknown_session += 1;
-                if !self.link_accepts.owns(index) && self.hint_rate.allow(now) {
-                    let hint = self.mac.build(&Frame::Unknown { index });
+                if self.hint_rate.allow(now) {
+                    let hint = self.mac.unknown(index);
                     self.transmit(from, hint);
                 }
             }
@@ -295,7 +301,7 @@ impl Mesh {
         }
         self.counters.dropped_unknown_session += 1;
         if self.hint_rate.allow(now) {
-            let hint = self.mac.build(&Frame::Unknown { index });
+            let hint = self.mac.unknown(index);
             self.send_end_to_end(source, &hint, now);
         }
     }

@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 
 use super::{Event, LinkId, Mesh, Origin};
 use crate::{
-    accept::Accepted,
     babel::{self, Tlv, Writer},
     channel::Channel,
-    handshake::{Proven, Scope},
-    limits::{HANDSHAKE_RETRY_MAX, LINK_FORGET, LINKS_MAX, SELF_PAUSE},
+    handshake::Proven,
+    limits::{HANDSHAKE_RETRY_MAX, LINK_FORGET},
     link_mtu::LinkMtu,
     liveness::{Action, Liveness},
     routing::{LinkPolicy, Neighbourhood},
@@ -32,7 +31,7 @@ pub(super) struct Link {
     pub(super) policy: LinkPolicy,
     pub(super) mtu: LinkMtu,
     /// The handshake proved that the other end is this node itself: do not call before this time.
-    self_until: Option<Time>,
+    pub(super) self_until: Option<Time>,
     down_since: Time,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
@@ -73,8 +72,13 @@ impl Link {
         self.self_until.is_some()
     }
 
+    /// Whether it is this end that calls.
+    pub(super) const fn is_dialled(&self) -> bool {
+        self.dial.is_some()
+    }
+
     /// Where handshakes go: to where the neighbour was last heard, or, if it is not heard, to where it should be.
-    fn target(&self) -> SocketAddr {
+    pub(super) fn target(&self) -> SocketAddr {
         if self.liveness.is_up() { self.endpoint } else { self.dial.unwrap_or(self.endpoint) }
     }
 }
@@ -95,95 +99,6 @@ impl Mesh {
         self.flush_router(now);
     }
 
-    pub(super) fn handle_link_init(&mut self, from: SocketAddr, sender: u32, noise: &[u8], now: Time) {
-        if self.is_inside(from.ip()) || !self.handshake_rate.allow(now) {
-            self.counters.dropped_handshakes += 1;
-            return;
-        }
-        let ours = self.links.values_mut().find(|link| link.is_at(from));
-        if let Some(link) = ours.filter(|link| !link.channel.yields_to(noise)) {
-            if let Some(frame) = link.channel.remind(now) {
-                self.transmit(from, frame);
-            }
-            return;
-        }
-        let index = self.fresh_index();
-        let answer = self.link_accepts.answer(
-            &self.local,
-            &self.mac,
-            &mut self.rng,
-            Scope::Link,
-            from,
-            (sender, noise),
-            index,
-            now,
-        );
-        match answer {
-            Ok(frame) => self.transmit(from, frame),
-            Err(_) => self.counters.dropped_forged += 1,
-        }
-    }
-
-    pub(super) fn handle_link_response(&mut self, from: SocketAddr, message: (u32, u32, &[u8]), now: Time) {
-        let own = self.local.node;
-        let id = self.link_indices.get(&message.1).copied();
-        let Some((id, link)) = id.and_then(|id| Some((id, self.links.get_mut(&id)?))) else {
-            self.counters.dropped_unknown_session += 1;
-            return;
-        };
-        let mut is_self = false;
-        let expect = |proven: &Proven| {
-            is_self = proven.node == own;
-            !is_self
-        };
-        let result = link.channel.handle_response(&self.local, &self.mac, message, expect, now);
-        if is_self {
-            link.self_until = Some(now + SELF_PAUSE);
-            self.timers.set(Timer::Link(id), link.self_until);
-        }
-        match result {
-            Ok((proven, frame)) => {
-                link.endpoint = from;
-                self.transmit(from, frame);
-                self.handle_link_established(id, proven, now);
-            }
-            Err(_) => self.counters.dropped_forged += 1,
-        }
-    }
-
-    pub(super) fn handle_link_finish(&mut self, index: u32, noise: &[u8], now: Time) {
-        match self.link_accepts.finish(&self.local, index, noise, now) {
-            Some(Ok(accepted)) if accepted.proven.node == self.local.node => {}
-            Some(Ok(Accepted { from, proven, transport, early: _ })) => {
-                let Some(id) = self.link_for(from, &proven, now) else { return };
-                let Some(link) = self.links.get_mut(&id) else { return };
-                link.endpoint = from;
-                link.channel.accept(transport, now);
-                self.handle_link_established(id, proven, now);
-                self.send_link(id, &[], now);
-            }
-            Some(Err(_)) => self.counters.dropped_forged += 1,
-            // A repetition: our confirmation was lost.
-            None => {
-                let id = self.link_indices.get(&index).copied();
-                if let Some(id) =
-                    id.filter(|id| self.links.get(id).is_some_and(|l| l.channel.awaits_confirmation(index)))
-                {
-                    self.send_link(id, &[], now);
-                }
-            }
-        }
-    }
-
-    pub(super) fn handle_link_hint(&mut self, from: SocketAddr, index: u32, now: Time) {
-        let hinted = self.links.iter_mut().find(|(_, link)| link.endpoint == from);
-        let Some((id, link)) = hinted else { return };
-        let id = *id;
-        if link.channel.handle_hint(index, now) {
-            self.start_link_handshake(id, now);
-        }
-    }
-
     /// Takes a control frame.
     pub(super) fn handle_link_control(
         &mut self,
@@ -195,10 +110,9 @@ impl Mesh {
         let owner = self.link_indices.get(&index).copied();
         let opened = owner.and_then(|id| {
             let link = self.links.get_mut(&id)?;
-            let opened = link.channel.open(index, now, |keys| keys.open_control(counter, data, now))?;
-            Some((id, opened.map(|opened| opened.content)))
+            Some((id, link.channel.open(index, now, |keys| keys.open_control(counter, data, now))?))
         });
-        let Some((id, length)) = self.link_opened(from, (index, counter), opened, data.len(), now) else { return };
+        let Some((id, length)) = self.link_opened(from, (index, counter), opened, data, now) else { return };
         let payload = &data[LINK_HEADER_BYTES..LINK_HEADER_BYTES + length];
         match payload.first() {
             // An empty frame only confirms keys.
@@ -223,10 +137,9 @@ impl Mesh {
             }
             link.self_until = None;
         }
-        if let Some(frame) = link.channel.handle_timeout(now) {
-            let to = link.target();
-            self.transmit(to, frame);
-        }
+        let frames = link.channel.handle_timeout(&self.mac, now);
+        let to = link.target();
+        self.transmit_all(to, frames);
         let Some(link) = self.links.get_mut(&id) else { return };
         match link.liveness.handle_timeout(scheduled, now) {
             Action::Wait => {}
@@ -288,7 +201,7 @@ impl Mesh {
     }
 
     /// Seals a control payload for a neighbour and sends it.
-    fn send_link(&mut self, id: LinkId, payload: &[u8], now: Time) {
+    pub(super) fn send_link(&mut self, id: LinkId, payload: &[u8], now: Time) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(keys) = link.channel.sender(now) else {
             self.counters.dropped_no_session += 1;
@@ -331,46 +244,7 @@ impl Mesh {
         self.schedule_link(id);
     }
 
-    /// The link on which a caller belongs: one that is there already, or a new one.
-    fn link_for(&mut self, from: SocketAddr, proven: &Proven, now: Time) -> Option<LinkId> {
-        let same_node = |link: &Link| link.peer.is_some_and(|peer| peer.node == proven.node);
-        let known = self.links.iter().find(|(_, link)| link.is_at(from)).or_else(|| {
-            // It called from another address before; that link is of no use any more.
-            self.links.iter().find(|(_, link)| same_node(link) && link.dial.is_none() && !link.liveness.is_up())
-        });
-        if let Some((id, _)) = known {
-            return Some(*id);
-        }
-        if self.links.len() >= LINKS_MAX {
-            self.counters.dropped_handshakes += 1;
-            return None;
-        }
-        Some(self.insert_link(from, Origin::Incoming, now))
-    }
-
-    fn handle_link_established(&mut self, id: LinkId, proven: Proven, now: Time) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        self.link_indices.retain(|_, owner| *owner != id);
-        for index in link.channel.indices() {
-            self.link_indices.insert(index, id);
-        }
-        if link.peer != Some(proven) && link.liveness.is_up() {
-            // Another process (or node) than before: it knows nothing of what we told its predecessor.
-            link.liveness.handle_restart(now);
-            self.router.handle_link_down(id, now);
-        }
-        let Some(link) = self.links.get_mut(&id) else { return };
-        link.peer = Some(proven);
-        let was_up = link.liveness.is_up();
-        link.liveness.handle_established(now);
-        if !was_up {
-            self.handle_link_alive(id, now);
-        }
-        self.flush_router(now);
-        self.schedule_link(id);
-    }
-
-    fn handle_link_alive(&mut self, id: LinkId, now: Time) {
+    pub(super) fn handle_link_alive(&mut self, id: LinkId, now: Time) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(peer) = link.peer else { return };
         link.mtu.handle_up(now);
@@ -397,16 +271,6 @@ impl Mesh {
             self.event(Event::LinkDown { link: id, node: peer.node });
         }
         self.send_hello(id, true, now);
-    }
-
-    fn start_link_handshake(&mut self, id: LinkId, now: Time) {
-        let index = self.fresh_index();
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let frame = link.channel.start(&self.local, &self.mac, &mut self.rng, Scope::Link, index, now);
-        let to = link.target();
-        self.link_indices.insert(index, id);
-        self.transmit(to, frame);
-        self.schedule_link(id);
     }
 
     pub(super) fn schedule_link(&mut self, id: LinkId) {

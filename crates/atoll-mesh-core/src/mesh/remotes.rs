@@ -1,14 +1,18 @@
 //! Sessions between the two ends of the mesh: their handshakes, and packets that have to wait for them.
 
-use std::{collections::VecDeque, net::Ipv6Addr};
+use std::{
+    collections::VecDeque,
+    net::{Ipv6Addr, SocketAddr},
+};
 
 use atoll_base::{MeshAddr, NodeId};
 
-use super::{Event, Mesh, Received};
+use super::{
+    Mesh,
+    data::{Received, Record},
+};
 use crate::{
-    accept::Accepted,
     channel::Channel,
-    handshake::{Proven, Scope},
     limits::{HOP_LIMIT, QUEUED_PACKETS_MAX, REMOTE_IDLE, REMOTES_MAX},
     offload::complete_checksum,
     packet::{self, Refusal},
@@ -40,6 +44,13 @@ impl Remote {
             rx_bytes: 0,
             tx_bytes: 0,
         }
+    }
+
+    /// Drops the packets that wait for keys; how many.
+    pub(super) fn give_up(&mut self) -> u64 {
+        let count = self.queue.len() as u64;
+        self.queue.clear();
+        count
     }
 }
 
@@ -96,109 +107,25 @@ impl Mesh {
     pub(super) fn handle_remote_timeout(&mut self, network: MeshAddr, now: Time) {
         let Some(remote) = self.remotes.get_mut(&network) else { return };
         let was_handshaking = remote.channel.is_handshaking();
-        let frame = remote.channel.handle_timeout(now);
+        let frames = remote.channel.handle_timeout(&self.mac, now);
         if now.since(remote.last_used) >= REMOTE_IDLE {
             self.remotes.remove(&network);
             return;
         }
         if was_handshaking && !remote.channel.is_handshaking() && !remote.channel.can_send(now) {
             // Given up. Whoever still wants it starts again with the next packet.
-            self.counters.dropped_no_session += remote.queue.len() as u64;
-            remote.queue.clear();
+            self.counters.dropped_no_session += remote.give_up();
         }
-        if let Some(frame) = frame {
-            self.send_end_to_end(network, &frame, now);
-        }
+        self.send_all_end_to_end(network, frames, now);
         self.schedule_remote(network);
     }
 
-    /// Takes a frame of a handshake from a far node, or a hint.
+    /// Takes a frame of a handshake from a far node, or a word about one.
     pub(super) fn handle_far_frame(&mut self, source: MeshAddr, data: &[u8], now: Time) {
         match self.mac.parse(data) {
-            Ok(Frame::Init { sender, noise }) => self.handle_remote_init(source, sender, noise, now),
-            Ok(Frame::Response { sender, receiver, noise }) => {
-                self.handle_remote_response(source, (sender, receiver, noise), now);
-            }
-            Ok(Frame::Finish { receiver, noise }) => self.handle_remote_finish(source, receiver, noise, now),
-            Ok(Frame::Unknown { index }) => {
-                let hinted = self.remotes.get_mut(&source);
-                if hinted.is_some_and(|remote| remote.channel.handle_hint(index, now)) {
-                    self.start_remote_handshake(source, now);
-                }
-            }
+            Ok(Frame::Handshake(frame)) => self.handle_remote_handshake(source, &frame, now),
             Ok(Frame::Data { .. } | Frame::Control { .. }) | Err(_) => self.counters.dropped_malformed += 1,
         }
-    }
-
-    fn handle_remote_init(&mut self, source: MeshAddr, sender: u32, noise: &[u8], now: Time) {
-        if source == self.network || !self.handshake_rate.allow(now) {
-            return self.counters.dropped_handshakes += 1;
-        }
-        let ours = self.remotes.get_mut(&source);
-        if let Some(remote) = ours.filter(|remote| !remote.channel.yields_to(noise)) {
-            if let Some(frame) = remote.channel.remind(now) {
-                self.send_end_to_end(source, &frame, now);
-            }
-            return;
-        }
-        let scope = Scope::EndToEnd { initiator: source, responder: self.network };
-        let index = self.fresh_index();
-        let message = (sender, noise);
-        let answer =
-            self.remote_accepts.answer(&self.local, &self.mac, &mut self.rng, scope, source, message, index, now);
-        match answer {
-            Ok(frame) => self.send_end_to_end(source, &frame, now),
-            Err(_) => self.counters.dropped_forged += 1,
-        }
-    }
-
-    fn handle_remote_response(&mut self, source: MeshAddr, message: (u32, u32, &[u8]), now: Time) {
-        let Some(remote) = self.remotes.get_mut(&source) else {
-            return self.counters.dropped_unknown_session += 1;
-        };
-        let region = self.local.region;
-        // The identity must be the one to which the address belongs: that is what makes addresses self-certifying.
-        let expect = |proven: &Proven| MeshAddr::of(region, proven.node) == source;
-        match remote.channel.handle_response(&self.local, &self.mac, message, expect, now) {
-            Ok((proven, frame)) => {
-                self.send_end_to_end(source, &frame, now);
-                self.handle_remote_established(source, proven, now);
-            }
-            Err(_) => self.counters.dropped_forged += 1,
-        }
-    }
-
-    fn handle_remote_finish(&mut self, source: MeshAddr, index: u32, noise: &[u8], now: Time) {
-        match self.remote_accepts.finish(&self.local, index, noise, now) {
-            Some(Ok(Accepted { from, proven, transport, early })) => {
-                if from != source || MeshAddr::of(self.local.region, proven.node) != source {
-                    return self.counters.dropped_forged += 1;
-                }
-                let Some(remote) = self.remote(source, now) else { return };
-                remote.channel.accept(transport, now);
-                self.handle_remote_established(source, proven, now);
-                self.send_sealed(source, &[], false, now);
-                for frame in early {
-                    self.handle_early(frame, now);
-                }
-            }
-            Some(Err(_)) => self.counters.dropped_forged += 1,
-            None => {
-                let waiting = self.remotes.get(&source).is_some_and(|r| r.channel.awaits_confirmation(index));
-                if waiting {
-                    self.send_sealed(source, &[], false, now);
-                }
-            }
-        }
-    }
-
-    fn handle_remote_established(&mut self, network: MeshAddr, proven: Proven, now: Time) {
-        if let Some(remote) = self.remotes.get_mut(&network) {
-            remote.node = Some(proven.node);
-        }
-        self.event(Event::SessionUp { node: proven.node });
-        self.flush_queue(network, now);
-        self.schedule_remote(network);
     }
 
     pub(super) fn flush_queue(&mut self, network: MeshAddr, now: Time) {
@@ -208,33 +135,36 @@ impl Mesh {
         }
     }
 
-    /// Takes a data frame that waited for its handshake.
-    fn handle_early(&mut self, mut frame: Vec<u8>, now: Time) {
+    /// Takes a datagram that waited for the handshake of its link.
+    pub(super) fn handle_early_datagram(&mut self, from: SocketAddr, mut data: Vec<u8>, now: Time) {
+        match self.handle_datagram(from, &mut data, now) {
+            Received::Done => {}
+            Received::Packet(record) => self.deliver_record(&mut data, &record),
+            Received::Relay { to } => self.queue_transmit(to, data),
+        }
+    }
+
+    /// Takes a record that waited for the handshake of its session.
+    pub(super) fn handle_early(&mut self, mut frame: Vec<u8>, now: Time) {
         let steering = frame[STEERING_AT..].first_chunk().and_then(Steering::parse);
         let Some(steering) = steering else { return };
         if let Received::Packet(record) = self.handle_end_to_end(&steering, &mut frame, now) {
-            let packet = &mut frame[record.start..record.end];
-            if record.flags.partial_checksum {
-                complete_checksum(packet);
-            }
-            let packet = packet.to_vec();
-            self.deliver(packet);
+            self.deliver_record(&mut frame, &record);
         }
+    }
+
+    fn deliver_record(&mut self, frame: &mut [u8], record: &Record) {
+        let packet = &mut frame[record.start..record.end];
+        if record.flags.partial_checksum {
+            complete_checksum(packet);
+        }
+        self.deliver(packet.to_vec());
     }
 
     pub(super) fn rekey_remote(&mut self, network: MeshAddr, now: Time) {
         if self.remotes.get(&network).is_some_and(|remote| remote.channel.wants_rekey(&self.tuning, now)) {
             self.start_remote_handshake(network, now);
         }
-    }
-
-    fn start_remote_handshake(&mut self, network: MeshAddr, now: Time) {
-        let index = self.fresh_index();
-        let scope = Scope::EndToEnd { initiator: self.network, responder: network };
-        let Some(remote) = self.remotes.get_mut(&network) else { return };
-        let frame = remote.channel.start(&self.local, &self.mac, &mut self.rng, scope, index, now);
-        self.send_end_to_end(network, &frame, now);
-        self.schedule_remote(network);
     }
 
     /// Seals a packet (or nothing, as a sign of life) for the far end.
@@ -279,7 +209,7 @@ impl Mesh {
     }
 
     /// The far end, known or new; nothing if there are too many in use.
-    fn remote(&mut self, network: MeshAddr, now: Time) -> Option<&mut Remote> {
+    pub(super) fn remote(&mut self, network: MeshAddr, now: Time) -> Option<&mut Remote> {
         if !self.remotes.contains_key(&network) {
             if self.remotes.len() >= REMOTES_MAX {
                 let idlest = self.remotes.iter().min_by_key(|(_, remote)| remote.last_used).map(|(n, _)| *n)?;
@@ -292,7 +222,7 @@ impl Mesh {
         self.remotes.get_mut(&network)
     }
 
-    fn schedule_remote(&mut self, network: MeshAddr) {
+    pub(super) fn schedule_remote(&mut self, network: MeshAddr) {
         let Some(remote) = self.remotes.get(&network) else { return };
         let idle = remote.last_used + REMOTE_IDLE;
         let deadline = remote.channel.deadline().map_or(idle, |channel| channel.min(idle));

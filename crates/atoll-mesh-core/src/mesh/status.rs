@@ -40,6 +40,14 @@ counters!(
     dropped_other_region,
     /// Handshakes beyond the bounds.
     dropped_handshakes,
+    /// First messages that were answered with the demand to prove their address.
+    cookies_demanded,
+    /// Nodes that were refused because they are no members of the closed region.
+    refused_strangers,
+    /// Processes that were refused because a newer one with the same identity is alive.
+    refused_twins,
+    /// Refusals of this node by others.
+    refused_by_others,
     /// Frames that do not authenticate.
     dropped_forged,
     /// Frames that were seen before.

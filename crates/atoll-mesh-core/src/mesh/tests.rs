@@ -25,6 +25,7 @@ fn node(seed: u8) -> Mesh {
         secret: NodeSecret::from_seed([seed; 32]),
         region: REGION,
         seed: [seed; 32],
+        kem: Box::new(crate::kem::AwsLcKem),
         epoch: 1,
         tuning: Tuning::default(),
     };

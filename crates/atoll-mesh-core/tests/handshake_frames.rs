@@ -1,0 +1,112 @@
+//! Frames of the handshake: golden vectors, round trips, and what an altered one is taken for.
+
+use std::path::Path;
+
+use atoll_base::RegionId;
+use atoll_mesh_core::wire::{
+    Frame, RegionMac, WireError,
+    handshake::{
+        COOKIE_BYTES, Cookie, FINISH_BYTES, FINISH_CONTENT_BYTES, HandshakeFrame, INIT_BYTES, Part, REFUSE_BYTES,
+        RESPONSE_BYTES, RESPONSE_CONTENT_BYTES, RefuseReason, UNKNOWN_BYTES, refusal_tag,
+    },
+};
+use proptest::prelude::*;
+
+const REGION: RegionId = RegionId([7; 32]);
+
+/// Compares with the file of this name. `ATOLL_GOLDEN=write` writes the file instead, which is a decision, not a fix.
+fn golden(name: &str, frame: &[u8]) {
+    let actual: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).with_extension("hex");
+    if std::env::var_os("ATOLL_GOLDEN").is_some_and(|value| value == "write") {
+        std::fs::write(&path, format!("{actual}\n")).expect("the folder is there");
+    }
+    let expected = std::fs::read_to_string(&path).expect("the file is committed");
+    assert_eq!(actual, expected.trim(), "{name}");
+}
+
+/// One frame of each kind.
+fn frames() -> Vec<(&'static str, Vec<u8>)> {
+    let mac = RegionMac::of(REGION);
+    let cookie = Cookie([0xbb; 16]);
+    vec![
+        ("init", mac.init(Part::Head, 5, &[0xee; 32], None)),
+        ("init-cookie", mac.init(Part::Rest, 5, &[0xee; 32], Some(&cookie))),
+        ("response", mac.response(Part::Head, 5, &[0xdd; RESPONSE_CONTENT_BYTES])),
+        ("finish", mac.finish(Part::Rest, 6, &[0xcc; FINISH_CONTENT_BYTES])),
+        ("unknown", mac.unknown(0x0102_0304)),
+        ("cookie", mac.cookie(5, [1, 2, 3, 4, 5, 6, 7, 8], &cookie)),
+        ("refuse", mac.refuse(RefuseReason::NewerTwin, 5, &[0xaa; 16])),
+    ]
+}
+
+/// Changing any of these breaks every node that runs: it takes a new version.
+#[test]
+fn golden_frames() {
+    for (name, frame) in frames() {
+        golden(name, &frame);
+    }
+}
+
+#[test]
+fn lengths_are_those_of_the_specification() {
+    assert_eq!([INIT_BYTES, RESPONSE_BYTES, FINISH_BYTES], [734, 734, 668]);
+    assert_eq!([UNKNOWN_BYTES, COOKIE_BYTES, REFUSE_BYTES], [24, 48, 40]);
+}
+
+#[test]
+fn what_is_built_is_what_is_parsed() {
+    let mac = RegionMac::of(REGION);
+    let parsed: Vec<_> = frames();
+    let parsed: Vec<_> = parsed.iter().map(|(_, frame)| mac.parse(frame).expect("its own frame")).collect();
+    let [Frame::Handshake(HandshakeFrame::Init(plain)), Frame::Handshake(HandshakeFrame::Init(proven)), rest @ ..] =
+        parsed.as_slice()
+    else {
+        panic!("two first messages: {parsed:?}")
+    };
+    assert_eq!((plain.part, plain.sender, plain.noise, plain.has_cookie()), (Part::Head, 5, &[0xee; 32], false));
+    assert_eq!((proven.part, proven.sender, proven.has_cookie()), (Part::Rest, 5, true));
+    assert!(proven.proves(&Cookie([0xbb; 16])) && !proven.proves(&Cookie([0xbc; 16])));
+    assert!(!plain.proves(&Cookie([0; 16])) && plain.echo() != proven.echo());
+    let expected = [
+        HandshakeFrame::Response { part: Part::Head, receiver: 5, content: &[0xdd; RESPONSE_CONTENT_BYTES] },
+        HandshakeFrame::Finish { part: Part::Rest, receiver: 6, content: &[0xcc; FINISH_CONTENT_BYTES] },
+        HandshakeFrame::Unknown { index: 0x0102_0304 },
+        HandshakeFrame::Cookie { receiver: 5, echo: [1, 2, 3, 4, 5, 6, 7, 8], cookie: Cookie([0xbb; 16]) },
+        HandshakeFrame::Refuse {
+            reason: RefuseReason::NewerTwin,
+            receiver: 5,
+            tag: refusal_tag(&[0xaa; 16], RefuseReason::NewerTwin, 5),
+        },
+    ];
+    assert_eq!(rest, expected.map(Frame::Handshake));
+}
+
+proptest! {
+    #[test]
+    fn an_altered_frame_is_not_of_this_region(which in 0usize..7, at: prop::sample::Index, bit in 0u8..8) {
+        let (_, mut frame) = frames().swap_remove(which);
+        prop_assert!(RegionMac::of(RegionId([8; 32])).parse(&frame).is_err());
+        let at = at.index(frame.len());
+        frame[at] ^= 1 << bit;
+        // In the first byte another kind may be named, of another length, or data, which has no outer check.
+        let parsed = RegionMac::of(REGION).parse(&frame);
+        let is_data = matches!(parsed, Ok(Frame::Data { .. }));
+        prop_assert!(parsed.is_err() || (at == 0 && is_data));
+    }
+
+    #[test]
+    fn a_frame_of_another_length_is_refused(which in 0usize..7, length in 0usize..1600) {
+        let (_, mut frame) = frames().swap_remove(which);
+        prop_assume!(length != frame.len());
+        frame.resize(length, 0);
+        prop_assert_eq!(RegionMac::of(REGION).parse(&frame).err(), Some(WireError::Length));
+    }
+
+    #[test]
+    fn the_decoder_survives_any_bytes(kind in 0u8..9, bytes in prop::collection::vec(any::<u8>(), 0..1600)) {
+        let frame: Vec<u8> = core::iter::once(kind).chain(bytes).collect();
+        let parsed = RegionMac::of(REGION).parse_handshake(&frame);
+        prop_assert!(parsed.is_err(), "random bytes have no valid check");
+    }
+}
