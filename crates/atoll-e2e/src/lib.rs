@@ -282,7 +282,7 @@ pub fn repository() -> PathBuf {
 }
 
 /// Runs a program on the machine itself; an error when it fails.
-pub fn command<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Result<String> {
+pub fn command<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Result<String> {
     finish(Command::new(program).args(args))
 }
 

@@ -1,6 +1,7 @@
 //! Mesh daemons in a lab, as somebody runs them who only wants the network: `atoll mesh run`.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -39,14 +40,18 @@ impl Mesh {
         Ok(Self { nodes: nodes.collect::<Result<_>>()?, lab })
     }
 
-    /// Waits until every daemon has a route to every other, and a packet passes from the first to the last.
+    /// Waits until every wire is in use, every daemon has a route to every other, and a packet passes from the first
+    /// to the last.
     pub fn wait_until_joined(&self) -> Result<()> {
-        for node in &self.nodes {
-            eventually(
-                "routes to all others",
-                PATIENCE,
-                || Ok((node.routes()? + 1 >= self.nodes.len()).then_some(())),
-            )?;
+        for (number, node) in self.nodes.iter().enumerate() {
+            let wires = self.lab.wires().iter().filter(|wire| wire.ends().0 == number || wire.ends().1 == number);
+            let neighbours = wires.count();
+            eventually("all neighbours, and routes to all others", PATIENCE, || {
+                let status = node.status()?;
+                let up: BTreeSet<_> = status.peers.iter().filter(|peer| peer.up).filter_map(|peer| peer.node).collect();
+                let others = status.routes.iter().filter(|route| route.node != node.id).count();
+                Ok((up.len() >= neighbours && others + 1 >= self.nodes.len()).then_some(()))
+            })?;
         }
         let [Some(first), Some(last)] = [self.nodes.first(), self.nodes.last()] else { return Ok(()) };
         eventually("an echo from the last machine", PATIENCE, || Ok(first.hears(last.address).then_some(())))
