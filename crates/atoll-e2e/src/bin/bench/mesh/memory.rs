@@ -1,11 +1,11 @@
 //! Memory of a relay under more than it can carry, and under forged senders.
 
-use std::{net::SocketAddrV4, time::Duration};
+use std::{fs, net::SocketAddrV4, time::Duration};
 
 use anyhow::{Result, ensure};
 use atoll_e2e::{
     Turn, command,
-    mesh::{Mesh, PORT, flood, topology, usage},
+    mesh::{Host, Mesh, PORT, flood, topology, usage},
 };
 
 use crate::figure::Figure;
@@ -33,8 +33,16 @@ fn overload(turn: &Turn) -> Result<Figure> {
         sent = flood::overload(mesh.lab.host(0), mesh.nodes[2].address, FLOWS, OVERLOAD)?;
         Ok(())
     })?;
-    println!("  {sent} packets of {FLOWS} flows towards the relay: at most {most:.1} MiB");
+    let overflowed = socket_drops(mesh.lab.host(1))?;
+    println!("  {sent} packets of {FLOWS} flows, {overflowed} overflowed the relay's socket: at most {most:.1} MiB");
     Ok(Figure::of("relay, overload for 20 s", "memory, most (Pss)", "MiB", &[most], 50, Some(MEMORY_MIB_MAX)))
+}
+
+/// Datagrams for which the sockets of a machine had no room.
+fn socket_drops(host: &Host) -> Result<u64> {
+    let table = host.run(|| Ok(fs::read_to_string("/proc/thread-self/net/udp6")?))?;
+    // The last column of each line but the title.
+    Ok(table.lines().skip(1).filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum())
 }
 
 /// 0 is flooded by 1, and has an honest neighbour 2.

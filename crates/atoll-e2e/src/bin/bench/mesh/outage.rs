@@ -16,10 +16,10 @@ use atoll_e2e::{
 use crate::figure::Figure;
 
 /// Rings at the same time: this is about timers, not about load.
-const RINGS: usize = 4;
-const REPEATS: usize = 5;
+const RINGS: usize = 5;
+const REPEATS: usize = 4;
 /// babeld takes its time.
-const BABELD_REPEATS: usize = 2;
+const BABELD_REPEATS: usize = 1;
 /// Who needs longer is stuck.
 const WINDOW: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_secs(1);
@@ -118,7 +118,8 @@ impl Babel {
 
     fn daemon(&self, host: usize) -> Result<Process> {
         let file = |name: &str| self.lab.scratch().join(format!("babeld{host}.{name}")).display().to_string();
-        let mut args = vec!["-I".to_owned(), file("pid"), "-S".to_owned(), file("state")];
+        // -l: a lost carrier counts, which is what link down is about.
+        let mut args = vec!["-l".to_owned(), "-I".to_owned(), file("pid"), "-S".to_owned(), file("state")];
         let wires = self.lab.wires().iter().filter(|wire| wire.ends().0 == host || wire.ends().1 == host);
         args.extend(wires.map(|wire| wire.interface(host)));
         // A stale one would keep it from starting.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use atoll_e2e::{
     Turn,
     mesh::{Host, Lab, Mesh, probe, topology, usage},
@@ -38,9 +38,9 @@ pub(super) fn loss(turn: &Turn) -> Result<Vec<Figure>> {
     let case = format!("TCP ({control}), 1 % random loss");
     let rounds = Rounds::of(&case, RUNS, &tunnels, |tunnel| {
         let clear = tunnel.iperf(SECONDS, &["-C", control])?.gbit_per_second;
-        lose(router, true)?;
+        begin_loss(router)?;
         let lossy = tunnel.iperf(SECONDS, &["-C", control]);
-        lose(router, false)?;
+        ensure!(end_loss(router)? > 0, "the router lost nothing");
         let lossy = lossy?.gbit_per_second;
         Ok([lossy / clear, lossy])
     })?;
@@ -50,13 +50,17 @@ pub(super) fn loss(turn: &Turn) -> Result<Vec<Figure>> {
     ])
 }
 
-fn lose(router: &Host, is_lossy: bool) -> Result<()> {
-    let rules = if is_lossy {
-        "add table inet loss; add chain inet loss pass { type filter hook forward priority 0; }; add rule inet loss pass numgen random mod 100 < 1 drop"
-    } else {
-        "delete table inet loss"
-    };
+fn begin_loss(router: &Host) -> Result<()> {
+    let rules = "add table inet loss; add chain inet loss pass { type filter hook forward priority 0; }; add rule inet loss pass numgen random mod 100 < 1 counter drop";
     router.inside("nft", [rules]).map(drop)
+}
+
+/// How many packets were lost.
+fn end_loss(router: &Host) -> Result<u64> {
+    let text = router.inside("nft", ["list table inet loss"])?;
+    router.inside("nft", ["delete table inet loss"])?;
+    let count = text.split_once("counter packets ").and_then(|(_, rest)| rest.split(' ').next());
+    count.and_then(|count| count.parse().ok()).with_context(|| format!("no counter in: {text}"))
 }
 
 /// A–B–C, where B passes on what it cannot read.
