@@ -33,7 +33,7 @@ pub(crate) fn measure() -> Result<Vec<Figure>> {
     let turn = Turn::take()?;
     let wanted = std::env::var("BENCH_CASE").unwrap_or_default();
     for version in systems::versions() {
-        println!("mesh: against {version}");
+        println!("mesh: with {version}");
     }
     let mut figures = Vec::new();
     for (name, case) in CASES.iter().filter(|(name, _)| name.contains(&wanted)) {
