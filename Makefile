@@ -34,9 +34,9 @@ lint: ## Formatting, clippy, licences and sources of dependencies, tidy
 	cargo build --release --workspace --quiet
 	target/release/xtask tidy
 
-bench: ## Measure, AREA=region for one area; prints a table, JSON in target/bench/
-	@scripts/require test
-	@scripts/examples
+bench: ## Measure, AREA=region or AREA=mesh for one area; prints a table, JSON in target/bench/
+	@scripts/require bench
+	@[ "$(AREA)" = mesh ] || scripts/examples
 	@cargo build --release --workspace
 	@$(SUDO) env "PATH=$(PATH)" target/release/bench $(AREA)
 

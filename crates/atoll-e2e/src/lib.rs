@@ -2,6 +2,10 @@
 //!
 //! A [`World`] is a machine of its own as far as networks go: a namespace with nothing but loopback. So every test here
 //! also shows that a region needs no other link, and none disturbs a region that runs on this machine.
+//!
+//! [`mesh`] has labs of many machines joined by wires, in which mesh daemons run alone.
+
+pub mod mesh;
 
 use std::{
     ffi::OsStr,
@@ -21,16 +25,29 @@ pub struct World {
     /// Name of its namespace, and of the region in it.
     name: String,
     dir: tempfile::TempDir,
-    /// Labs share two cores: one at a time.
-    _turn: File,
+    _turn: Turn,
+}
+
+/// The right to run labs. They share few cores: one holder at a time on a machine.
+#[derive(Debug)]
+pub struct Turn {
+    _lock: File,
+}
+
+impl Turn {
+    /// Waits until it is ours.
+    pub fn take() -> Result<Self> {
+        let lock = File::create(std::env::temp_dir().join("atoll-e2e.lock")).context("cannot create the lock file")?;
+        lock.lock().context("cannot wait for other labs")?;
+        ensure!(binary().exists(), "the binary is missing: build it with `cargo build --release -p atoll`");
+        Ok(Self { _lock: lock })
+    }
 }
 
 impl World {
     /// A fresh one. `name` must be a short DNS label that no other test uses.
     pub fn new(name: &str) -> Result<Self> {
-        let turn = File::create(std::env::temp_dir().join("atoll-e2e.lock")).context("cannot create the lock file")?;
-        turn.lock().context("cannot wait for other labs")?;
-        ensure!(binary().exists(), "the binary is missing: build it with `cargo build --release -p atoll`");
+        let turn = Turn::take()?;
         let name = format!("{name}{}", std::process::id());
         command("ip", ["netns", "add", &name])?;
         let world = Self { name, dir: tempfile::Builder::new().prefix("atoll-e2e-").tempdir()?, _turn: turn };
@@ -249,8 +266,11 @@ pub fn eventually<T>(what: &str, patience: Duration, mut check: impl FnMut() -> 
     bail!("{what} did not happen within {patience:?}; last: {last}")
 }
 
-/// The binary under test.
+/// The binary under test: the one beside this program, or what `ATOLL_BIN` names (to compare two builds).
 pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("ATOLL_BIN") {
+        return path.into();
+    }
     // Tests are in target/release/deps/, other programs in target/release/.
     let exe = std::env::current_exe().unwrap_or_default();
     exe.ancestors().skip(1).map(|dir| dir.join("atoll")).find(|path| path.is_file()).unwrap_or_default()
@@ -262,11 +282,11 @@ pub fn repository() -> PathBuf {
 }
 
 /// Runs a program on the machine itself; an error when it fails.
-pub fn command<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Result<String> {
+pub fn command<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Result<String> {
     finish(Command::new(program).args(args))
 }
 
-fn finish(command: &mut Command) -> Result<String> {
+pub(crate) fn finish(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(output.status.success(), "{command:?} failed: {}", show(&output));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -57,6 +57,17 @@ impl Figure {
             peers: BTreeMap::new(),
         }
     }
+
+    /// The same where more is better.
+    pub(crate) fn higher(self) -> Self {
+        Self { better: "higher", ..self }
+    }
+
+    /// Whether the goal is reached; nothing without a goal. What could not be measured reaches none.
+    pub(crate) fn is_met(&self) -> Option<bool> {
+        let goal = self.goal?;
+        Some(if self.better == "higher" { self.median >= goal } else { self.median <= goal })
+    }
 }
 
 /// Writes `target/bench/<area>.json`.
@@ -70,15 +81,22 @@ pub(crate) fn write(area: &str, figures: &[Figure]) -> Result<()> {
 /// A table for people.
 pub(crate) fn table(area: &str, figures: &[Figure]) -> String {
     let mut text = format!(
-        "\n{area}\n{:<34} {:<22} {:>10} {:>10} {:>10} {:>5} {:>10}\n",
-        "case", "metric", "median", "min", "max", "runs", "goal"
+        "\n{area}\n{:<36} {:<36} {:>10} {:>10} {:>10} {:>5} {:>9} {:>4}  others\n",
+        "case", "metric", "median", "min", "max", "runs", "goal", "met"
     );
     for f in figures {
-        let goal = f.goal.map_or("-".to_owned(), |goal| format!("{goal:.1}"));
+        let goal = f.goal.map_or("-".to_owned(), |goal| format!("{goal:.3}"));
+        let met = f.is_met().map_or("-", |is_met| if is_met { "yes" } else { "NO" });
         let metric = format!("{} ({})", f.metric, f.unit);
+        let peers: Vec<_> = f.peers.iter().map(|(name, median)| format!("{name} {median:.3}")).collect();
         text += &format!(
-            "{:<34} {metric:<22} {:>10.2} {:>10.2} {:>10.2} {:>5} {goal:>10}\n",
-            f.case, f.median, f.min, f.max, f.runs
+            "{:<36} {metric:<36} {:>10.3} {:>10.3} {:>10.3} {:>5} {goal:>9} {met:>4}  {}\n",
+            f.case,
+            f.median,
+            f.min,
+            f.max,
+            f.runs,
+            peers.join(", ")
         );
     }
     text
@@ -94,5 +112,14 @@ mod tests {
         assert_eq!(Figure::of("c", "p50", "s", &samples, 50, None).median, 5.0);
         assert_eq!(Figure::of("c", "p99", "s", &samples, 99, None).median, 10.0);
         assert_eq!(Figure::of("c", "p50", "s", &[7.0], 50, None).median, 7.0);
+    }
+
+    #[test]
+    fn a_goal_is_met_from_its_better_side() {
+        let figure = |goal| Figure::of("c", "p50", "s", &[7.0], 50, goal);
+        assert_eq!(figure(None).is_met(), None);
+        assert_eq!((figure(Some(7.0)).is_met(), figure(Some(6.0)).is_met()), (Some(true), Some(false)));
+        assert_eq!(figure(Some(8.0)).higher().is_met(), Some(false));
+        assert_eq!(Figure::of("c", "p50", "s", &[], 50, Some(1.0)).is_met(), Some(false));
     }
 }

@@ -3,6 +3,7 @@
 //! Timings on shared machines are noisy: every figure is the median of several runs, with the extremes beside it.
 
 mod figure;
+mod mesh;
 mod region;
 
 use std::{env, process::ExitCode};
@@ -14,7 +15,7 @@ use crate::figure::Figure;
 /// An area's name and what measures it.
 type Area = (&'static str, fn() -> Result<Vec<Figure>>);
 
-const AREAS: &[Area] = &[("region", region::measure)];
+const AREAS: &[Area] = &[("mesh", mesh::measure), ("region", region::measure)];
 
 fn main() -> Result<ExitCode> {
     let wanted: Vec<String> = env::args().skip(1).filter(|arg| !arg.is_empty()).collect();
