@@ -169,13 +169,18 @@ impl Router {
         self.neighbours.insert(link, Neighbour::new(neighbourhood, now));
     }
 
-    /// The neighbour names its table of our routes. A new name means that the table is empty.
+    /// The neighbour names its table of our routes. A newer name means that the table is empty; zero, and one that was
+    /// overtaken by a newer one, say nothing.
     pub fn handle_generation(&mut self, link: LinkId, generation: u32, now: Time) {
         let known = self.entries.iter().filter(|(_, entry)| entry.selected.is_some()).map(|(target, _)| *target);
-        let Some(neighbour) = self.neighbours.get_mut(&link).filter(|n| n.its_generation != generation) else { return };
+        let Some(neighbour) = self.neighbours.get_mut(&link).filter(|n| n.is_newer_generation(generation)) else {
+            return;
+        };
         neighbour.its_generation = generation;
         neighbour.in_flight = None;
         neighbour.told.clear();
+        // Perhaps it kept that table while this end lost its own.
+        neighbour.must_reset = true;
         neighbour.dirty = known.collect();
         neighbour.dirty.extend(self.own.keys());
         neighbour.dirty_since = now;

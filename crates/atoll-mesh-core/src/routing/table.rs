@@ -36,6 +36,8 @@ pub(super) struct Neighbour {
     pub(super) generation: u32,
     /// Names its table of our routes; zero until it told.
     pub(super) its_generation: u32,
+    /// Its table may hold more than was told since: the next batch begins with a retraction of everything.
+    pub(super) must_reset: bool,
     /// Last batch of its that was taken.
     pub(super) taken: u32,
     pub(super) in_flight: Option<InFlight>,
@@ -132,6 +134,7 @@ impl Neighbour {
             told: BTreeSet::new(),
             generation,
             its_generation: 0,
+            must_reset: true,
             taken: 0,
             in_flight: None,
         }
@@ -143,6 +146,12 @@ impl Neighbour {
             self.dirty_since = now;
         }
         self.dirty.insert(target);
+    }
+
+    /// Whether this names another table of its than the one that is known, by its clock.
+    pub(super) const fn is_newer_generation(&self, generation: u32) -> bool {
+        let ahead = generation.wrapping_sub(self.its_generation);
+        generation != 0 && (self.its_generation == 0 || (ahead > 0 && ahead < u32::MAX / 2))
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {

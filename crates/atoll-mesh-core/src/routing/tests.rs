@@ -90,8 +90,10 @@ fn sent(router: &mut Router, link: LinkId, now: Time) -> Vec<Tlv> {
     tlvs
 }
 
+/// The updates, but for the retraction of everything with which a new generation begins.
 fn updates(tlvs: &[Tlv]) -> Vec<Update> {
-    tlvs.iter().filter_map(|tlv| if let Tlv::Update(update) = tlv { Some(**update) } else { None }).collect()
+    let updates = tlvs.iter().filter_map(|tlv| if let Tlv::Update(update) = tlv { Some(**update) } else { None });
+    updates.filter(|update| update.prefix.is_some()).collect()
 }
 
 fn requests(tlvs: &[Tlv]) -> Vec<SeqnoRequest> {
