@@ -228,17 +228,24 @@ impl Router {
         }
     }
 
-    /// This node goes away in order: everybody is told at once, and nothing is announced any more.
+    /// This node goes away in order: everybody is told at once that it is gone, and neighbours that nothing leads through
+    /// it any more. It announces nothing after that.
     pub fn stop(&mut self, now: Time) {
         self.is_stopped = true;
         self.seqno = self.seqno.saturating_add(1);
         self.sign_own();
-        for target in self.own.keys().copied().collect::<Vec<_>>() {
-            self.mark_all(target, now);
+        self.entries.clear();
+        self.waiting.clear();
+        for neighbour in self.neighbours.values_mut() {
+            neighbour.in_flight = None;
+            neighbour.must_reset = true;
+            neighbour.dirty = self.own.keys().copied().collect();
         }
         for link in self.neighbours.keys().copied().collect::<Vec<_>>() {
             self.send_batch(link, now);
         }
+        // Nobody will be here to repeat it.
+        self.outbox.extend(self.outbox.clone());
     }
 
     /// Packets to be sent (Babel, RFC 8966). Call again until it returns nothing.

@@ -317,9 +317,11 @@ impl Routers {
         self.federation.clone()
     }
 
+    /// Where a packet goes next. A node that started anew does not take what is sealed for its former life.
     fn next_hop(&self, at: usize, network: MeshAddr) -> Option<usize> {
         let link = self.nodes[at].router.as_ref()?.route(network)?.link;
-        self.nodes[at].ends.keys().copied().find(|peer| link_to(*peer) == link)
+        let (peer, end) = self.nodes[at].ends.iter().find(|(peer, _)| link_to(**peer) == link)?;
+        (end.life_of_peer == self.nodes[*peer].life).then_some(*peer)
     }
 
     fn wire(&self, a: usize, b: usize) -> Option<Wire> {

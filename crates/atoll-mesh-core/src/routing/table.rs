@@ -13,8 +13,8 @@ use crate::{
     announce::{Announcement, Target},
     babel::{INFINITY, RouterId},
     limits::{
-        COST_HYSTERESIS, COST_HYSTERESIS_DIVISOR, REQUEST_BETTER_TRIES_MAX, REQUEST_RETRY, REQUEST_RETRY_MAX,
-        UPDATE_BATCH, UPDATE_RETRY, UPDATE_RETRY_MAX,
+        COST_HYSTERESIS, COST_HYSTERESIS_DIVISOR, REQUEST_BETTER_TRIES_MAX, REQUEST_EAGER_TRIES, REQUEST_RETRY,
+        REQUEST_RETRY_EAGER_MAX, REQUEST_RETRY_MAX, UPDATE_BATCH, UPDATE_RETRY, UPDATE_RETRY_MAX,
     },
     time::Time,
 };
@@ -253,7 +253,8 @@ impl Wanted {
             return Some(self.sent);
         }
         let doubled = REQUEST_RETRY.saturating_mul(1 << self.tries.saturating_sub(1).min(8));
-        (!self.is_done()).then(|| self.sent + doubled.min(REQUEST_RETRY_MAX))
+        let longest = if self.tries < REQUEST_EAGER_TRIES { REQUEST_RETRY_EAGER_MAX } else { REQUEST_RETRY_MAX };
+        (!self.is_done()).then(|| self.sent + doubled.min(longest))
     }
 
     /// Whether enough was asked for what would only be nice to have.
