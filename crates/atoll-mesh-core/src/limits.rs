@@ -187,6 +187,10 @@ pub const UPDATE_RETRY_MAX: Duration = Duration::from_millis(1000);
 pub const REQUEST_RETRY: Duration = Duration::from_millis(150);
 /// Longest time between two repetitions.
 pub const REQUEST_RETRY_MAX: Duration = Duration::from_secs(4);
+/// Requests after which nobody seems to answer.
+pub const REQUEST_EAGER_TRIES: u32 = 20;
+/// Longest time between two of these: each is lost if any link on its way loses it.
+pub const REQUEST_RETRY_EAGER_MAX: Duration = Duration::from_millis(500);
 /// Requests for a newer announcement that would only make a working route better.
 pub const REQUEST_BETTER_TRIES_MAX: u32 = 3;
 /// A request that was passed on is not passed on again within this time.

@@ -41,6 +41,8 @@ pub(crate) struct Liveness {
     is_suspect: bool,
     /// The last hello that was heard: its timestamp, and when that was.
     last_hello: Option<(u32, Time)>,
+    /// Number of the newest hello that was heard.
+    last_seqno: Option<u16>,
     seqno: u16,
     /// Names the table of routes over this link, see [`LinkState::generation`].
     generation: u32,
@@ -83,6 +85,7 @@ impl Liveness {
             probed: now,
             is_suspect: false,
             last_hello: None,
+            last_seqno: None,
             seqno: 0,
             generation: 0,
             must_greet: false,
@@ -105,6 +108,7 @@ impl Liveness {
     pub(crate) fn handle_established(&mut self, now: Time) {
         self.handle_frame(now);
         self.confirmed = now;
+        self.last_seqno = None;
         self.set_up(true, now);
     }
 
@@ -170,6 +174,12 @@ impl Liveness {
 
     /// Takes the hello and the IHU of one packet.
     pub(crate) fn handle_greeting(&mut self, hello: &Hello, ihu: Option<&Ihu>, now: Time) -> Greeted {
+        let must_answer = hello.link.is_some_and(|link| link.is_probe);
+        // What was overtaken on its way tells how things were.
+        if self.last_seqno.is_some_and(|last| hello.seqno.wrapping_sub(last).wrapping_sub(1) >= u16::MAX / 2) {
+            return Greeted { must_answer, is_changed: false };
+        }
+        self.last_seqno = Some(hello.seqno);
         let was_up = self.is_up;
         let received = hello.timestamp_us.map(|timestamp_us| (timestamp_us, now));
         self.last_hello = received.or(self.last_hello);
@@ -186,7 +196,7 @@ impl Liveness {
             }
         }
         let is_changed = was_up != self.is_up;
-        Greeted { must_answer: is_changed || hello.link.is_some_and(|link| link.is_probe), is_changed }
+        Greeted { must_answer: must_answer || is_changed, is_changed }
     }
 
     /// Does what is due at `scheduled`.

@@ -169,13 +169,18 @@ impl Router {
         self.neighbours.insert(link, Neighbour::new(neighbourhood, now));
     }
 
-    /// The neighbour names its table of our routes. A new name means that the table is empty.
+    /// The neighbour names its table of our routes. A newer name means that the table is empty; zero, and one that was
+    /// overtaken by a newer one, say nothing.
     pub fn handle_generation(&mut self, link: LinkId, generation: u32, now: Time) {
         let known = self.entries.iter().filter(|(_, entry)| entry.selected.is_some()).map(|(target, _)| *target);
-        let Some(neighbour) = self.neighbours.get_mut(&link).filter(|n| n.its_generation != generation) else { return };
+        let Some(neighbour) = self.neighbours.get_mut(&link).filter(|n| n.is_newer_generation(generation)) else {
+            return;
+        };
         neighbour.its_generation = generation;
         neighbour.in_flight = None;
         neighbour.told.clear();
+        // Perhaps it kept that table while this end lost its own.
+        neighbour.must_reset = true;
         neighbour.dirty = known.collect();
         neighbour.dirty.extend(self.own.keys());
         neighbour.dirty_since = now;
@@ -223,17 +228,24 @@ impl Router {
         }
     }
 
-    /// This node goes away in order: everybody is told at once, and nothing is announced any more.
+    /// This node goes away in order: everybody is told at once that it is gone, and neighbours that nothing leads through
+    /// it any more. It announces nothing after that.
     pub fn stop(&mut self, now: Time) {
         self.is_stopped = true;
         self.seqno = self.seqno.saturating_add(1);
         self.sign_own();
-        for target in self.own.keys().copied().collect::<Vec<_>>() {
-            self.mark_all(target, now);
+        self.entries.clear();
+        self.waiting.clear();
+        for neighbour in self.neighbours.values_mut() {
+            neighbour.in_flight = None;
+            neighbour.must_reset = true;
+            neighbour.dirty = self.own.keys().copied().collect();
         }
         for link in self.neighbours.keys().copied().collect::<Vec<_>>() {
             self.send_batch(link, now);
         }
+        // Nobody will be here to repeat it.
+        self.outbox.extend(self.outbox.clone());
     }
 
     /// Packets to be sent (Babel, RFC 8966). Call again until it returns nothing.

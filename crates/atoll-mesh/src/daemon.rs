@@ -66,6 +66,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let socket = config.socket.clone();
     let mut daemon = Daemon { config, node, mesh, io, discovery, peers };
     let result = daemon.run(requests, endpoints, shutdown).await;
+    daemon.mesh.stop(daemon.io.now());
+    daemon.io.flush(&mut daemon.mesh);
     resolver.abort();
 
     let _ = stop.send(());

@@ -6,3 +6,4 @@
 
 pub mod kem;
 pub mod mesh;
+pub mod routing;

@@ -218,6 +218,16 @@ impl World {
         self.nodes[node].mesh = None;
     }
 
+    /// Stops a node in order: it says so, and then it is gone.
+    pub fn stop(&mut self, node: usize) {
+        let now = self.now;
+        if let Some(mesh) = &mut self.nodes[node].mesh {
+            mesh.stop(now);
+        }
+        self.settle(node);
+        self.kill(node);
+    }
+
     /// Starts a node that was killed, with the key that it had.
     pub fn start(&mut self, index: usize) {
         let seed = self.rng.random();

@@ -86,8 +86,8 @@ impl Router {
         }
         let announcement = match self.known(target, &announcement) {
             Some(known) => known,
-            // What is not known at all cannot go away.
-            None if is_retraction && !(announcement.is_retraction && self.entries.contains_key(&target)) => {
+            // What is not known at all cannot go away, and an older word is no news.
+            None if is_retraction && !self.is_newer_word(target, &announcement) => {
                 self.handle_retraction(link, target, now);
                 return true;
             }
@@ -108,6 +108,7 @@ impl Router {
             self.handle_retraction(link, target, now);
         } else if is_retraction {
             self.handle_retraction(link, target, now);
+            self.handle_reminder(target, announcement, now);
         } else {
             self.take(link, target, update, announcement, now);
         }
@@ -121,7 +122,6 @@ impl Router {
         }
         let router_id = announcement.router_id(self.region);
         let Path { mtu, hops } = update.path.unwrap_or(Path { mtu: 0, hops: 0 });
-        let is_of_origin = self.neighbours.get(&link).is_some_and(|neighbour| neighbour.node == announcement.node);
         self.watch_expiry(&announcement);
         let entry = self.entries.entry(target).or_default();
         if !entry.sources.contains_key(&router_id) && entry.sources.len() >= BORDERS_MAX {
@@ -139,8 +139,8 @@ impl Router {
             claim = old.claim;
         }
         // The origin restarted with a clock that went backwards: it must learn which number it used before.
-        let known = entry.sources.get(&router_id).and_then(|source| source.feasible);
-        let is_behind = is_of_origin && known.is_some_and(|(seqno, _)| seqno > announcement.seqno);
+        let known = entry.sources.get(&router_id).and_then(|source| source.word.as_ref());
+        let is_behind = known.is_some_and(|word| word.seqno > announcement.seqno);
         entry.routes.insert(link, Route { announcement, router_id, metric: update.metric, hops, mtu, claim });
         self.select(target, now);
         if is_behind {
@@ -163,6 +163,24 @@ impl Router {
         entry.routes.retain(|_, route| route.router_id != router_id || route.announcement.seqno > seqno);
         self.select(target, now);
         self.mark_all(target, now);
+    }
+
+    /// A neighbour shows a newer word of an origin than is in use here, with no route: the origin restarted with a clock
+    /// that went backwards. The word goes on towards it.
+    fn handle_reminder(&mut self, target: Target, word: Arc<Announcement>, now: Time) {
+        let router_id = word.router_id(self.region);
+        let Some(entry) = self.entries.get_mut(&target) else { return };
+        let Some(source) = entry.sources.get_mut(&router_id) else { return };
+        if source.word.as_ref().is_some_and(|known| known.seqno >= word.seqno || known.node != word.node) {
+            return;
+        }
+        let seqno = word.seqno;
+        source.word = Some(word);
+        let behind =
+            entry.routes.iter().filter(|(_, route)| route.router_id == router_id && route.announcement.seqno < seqno);
+        for link in behind.map(|(link, _)| *link).collect::<Vec<_>>() {
+            self.mark(link, target, now);
+        }
     }
 
     fn handle_retraction(&mut self, link: LinkId, target: Target, now: Time) {
@@ -198,6 +216,7 @@ impl Router {
             for (target, _) in batch.targets.iter().filter(|(_, is_route)| !**is_route) {
                 neighbour.told.remove(target);
             }
+            neighbour.must_reset = false;
             // What became dirty in the meantime goes out at once.
             neighbour.dirty_since = now;
         }
@@ -209,6 +228,11 @@ impl Router {
         let words = entry.sources.values().filter_map(|source| source.word.as_ref());
         let mut known = entry.routes.values().map(|route| &route.announcement).chain(words);
         known.find(|known| ***known == *word).map(Arc::clone)
+    }
+
+    fn is_newer_word(&self, target: Target, word: &Announcement) -> bool {
+        let source = self.entries.get(&target).and_then(|entry| entry.sources.get(&word.router_id(self.region)));
+        source.is_some_and(|source| source.word.as_ref().is_none_or(|known| known.seqno < word.seqno))
     }
 
     fn has_room(&self, target: Target) -> bool {
@@ -239,6 +263,9 @@ impl Router {
         let batch = Batch { generation: neighbour.its_generation, number };
         let mut writer = Writer::default();
         writer.push(&Tlv::AckRequest(AckRequest { opaque, interval_cs: ACK_INTERVAL_CS, batch: Some(batch) }));
+        if neighbour.must_reset {
+            writer.push(&Tlv::Update(Box::new(retraction(None))));
+        }
         let mut targets = BTreeMap::new();
         loop {
             let Some(neighbour) = self.neighbours.get(&link) else { return };
@@ -289,20 +316,11 @@ impl Router {
         if let Some(Selected { announcement, metric, hops, mtu, .. }) = usable {
             return Some(self.update(target, announcement, *metric, Path { mtu: *mtu, hops: *hops }));
         }
-        let word = entry.and_then(|entry| last_word(entry, link, neighbour, is_for_it));
+        let word = entry.and_then(|entry| last_word(entry, link, is_for_it));
         if let Some(word) = word {
             return Some(self.update(target, &word, INFINITY, Path { mtu: 0, hops: 0 }));
         }
-        neighbour.told.contains(&target).then(|| Update {
-            prefix: Some(target.prefix()),
-            router_id: None,
-            interval_cs: UPDATE_INTERVAL_CS,
-            seqno: 0,
-            metric: INFINITY,
-            origin: None,
-            grant: None,
-            path: None,
-        })
+        neighbour.told.contains(&target).then(|| retraction(Some(target)))
     }
 
     fn update(&self, target: Target, word: &Announcement, metric: u16, path: Path) -> Update {
@@ -336,15 +354,26 @@ impl Router {
     }
 }
 
-/// A signed word that goes with "no route here": that the origin is gone, or, for the origin itself, what it once said
-/// under a higher number than it uses now.
-fn last_word(entry: &Entry, link: LinkId, neighbour: &Neighbour, is_for_it: bool) -> Option<Arc<Announcement>> {
+/// "No route here" to a target, or to anything.
+fn retraction(target: Option<Target>) -> Update {
+    Update {
+        prefix: target.map(Target::prefix),
+        router_id: None,
+        interval_cs: UPDATE_INTERVAL_CS,
+        seqno: 0,
+        metric: INFINITY,
+        origin: None,
+        grant: None,
+        path: None,
+    }
+}
+
+/// A signed word that goes with "no route here": that the origin is gone, or, towards the origin, what it once said under
+/// a higher number than it uses now.
+fn last_word(entry: &Entry, link: LinkId, is_for_it: bool) -> Option<Arc<Announcement>> {
     let told = entry.routes.get(&link).map(|route| route.announcement.seqno);
     let words = entry.sources.values().filter_map(|source| source.word.as_ref());
-    let useful = words.filter(|word| {
-        let is_origin = word.node == neighbour.node && told.is_some_and(|told| told < word.seqno);
-        is_origin || (word.is_retraction && is_for_it)
-    });
+    let useful = words.filter(|word| told.is_some_and(|told| told < word.seqno) || (word.is_retraction && is_for_it));
     useful.max_by_key(|word| word.seqno).cloned()
 }
 

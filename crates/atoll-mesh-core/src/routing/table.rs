@@ -13,8 +13,8 @@ use crate::{
     announce::{Announcement, Target},
     babel::{INFINITY, RouterId},
     limits::{
-        COST_HYSTERESIS, COST_HYSTERESIS_DIVISOR, REQUEST_BETTER_TRIES_MAX, REQUEST_RETRY, REQUEST_RETRY_MAX,
-        UPDATE_BATCH, UPDATE_RETRY, UPDATE_RETRY_MAX,
+        COST_HYSTERESIS, COST_HYSTERESIS_DIVISOR, REQUEST_BETTER_TRIES_MAX, REQUEST_EAGER_TRIES, REQUEST_RETRY,
+        REQUEST_RETRY_EAGER_MAX, REQUEST_RETRY_MAX, UPDATE_BATCH, UPDATE_RETRY, UPDATE_RETRY_MAX,
     },
     time::Time,
 };
@@ -36,6 +36,8 @@ pub(super) struct Neighbour {
     pub(super) generation: u32,
     /// Names its table of our routes; zero until it told.
     pub(super) its_generation: u32,
+    /// Its table may hold more than was told since: the next batch begins with a retraction of everything.
+    pub(super) must_reset: bool,
     /// Last batch of its that was taken.
     pub(super) taken: u32,
     pub(super) in_flight: Option<InFlight>,
@@ -132,6 +134,7 @@ impl Neighbour {
             told: BTreeSet::new(),
             generation,
             its_generation: 0,
+            must_reset: true,
             taken: 0,
             in_flight: None,
         }
@@ -143,6 +146,12 @@ impl Neighbour {
             self.dirty_since = now;
         }
         self.dirty.insert(target);
+    }
+
+    /// Whether this names another table of its than the one that is known, by its clock.
+    pub(super) const fn is_newer_generation(&self, generation: u32) -> bool {
+        let ahead = generation.wrapping_sub(self.its_generation);
+        generation != 0 && (self.its_generation == 0 || (ahead > 0 && ahead < u32::MAX / 2))
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
@@ -244,7 +253,8 @@ impl Wanted {
             return Some(self.sent);
         }
         let doubled = REQUEST_RETRY.saturating_mul(1 << self.tries.saturating_sub(1).min(8));
-        (!self.is_done()).then(|| self.sent + doubled.min(REQUEST_RETRY_MAX))
+        let longest = if self.tries < REQUEST_EAGER_TRIES { REQUEST_RETRY_EAGER_MAX } else { REQUEST_RETRY_MAX };
+        (!self.is_done()).then(|| self.sent + doubled.min(longest))
     }
 
     /// Whether enough was asked for what would only be nice to have.

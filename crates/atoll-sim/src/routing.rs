@@ -1,0 +1,561 @@
+//! Many bare routers on links that delay, lose, reorder and double their packets: thousands of runs in little time.
+//!
+//! Links come up and go down at each end when that end notices, as the liveness of the real node does. After each step
+//! it is checked that no next hops of honest nodes form a circle, that every route in use has its origin's signature,
+//! and that tables hold no more than there is. A node may be made to lie ([`Lie`]).
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use atoll_base::{MeshAddr, NodeSecret, RegionId, RegionPrefix};
+use atoll_mesh_core::{
+    Grant, LinkId, Target, Time,
+    babel::{self, INFINITY, Path, Tlv, Update, Writer},
+    limits::LINK_COST,
+    routing::{Federation, LinkPolicy, Neighbourhood, Router, RouterSettings, Selected},
+};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha20Rng;
+
+pub use crate::mesh::Quality;
+
+/// Calendar at the start of the world, in milliseconds.
+const CALENDAR_MS: u64 = 1_900_000_000_000;
+/// Longest time that an end takes to notice what happened to its link.
+const NOTICE_MAX: Duration = Duration::from_millis(500);
+
+/// How a node lies. All of them forward what they attract as their own routes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// It changes, invents and signs in others' names.
+    Forge,
+    /// It repeats what it once heard or said.
+    Replay,
+    /// It says that it is next to everybody.
+    Near,
+}
+
+struct Node {
+    secret: NodeSecret,
+    region: RegionId,
+    router: Option<Router>,
+    /// Which of its lives this is.
+    life: u32,
+    ends: BTreeMap<usize, End>,
+    lie: Option<Lie>,
+}
+
+#[derive(Default)]
+struct End {
+    is_up: bool,
+    generation: u32,
+    life_of_peer: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Wire {
+    quality: Quality,
+    cost: u16,
+    is_cut: bool,
+}
+
+enum Event {
+    Packet(Vec<u8>),
+    Hello { life: u32, generation: u32 },
+    Notice,
+}
+
+/// The world of routers.
+pub struct Routers {
+    seed: u64,
+    rng: ChaCha20Rng,
+    now: Time,
+    nodes: Vec<Node>,
+    wires: BTreeMap<(usize, usize), Wire>,
+    queue: BTreeMap<(Time, u64), (usize, usize, Event)>,
+    next: u64,
+    generation: u32,
+    federation: Federation,
+    by_network: BTreeMap<MeshAddr, usize>,
+    by_region: BTreeMap<RegionPrefix, RegionId>,
+    /// Signatures that were found to be good.
+    verified: BTreeSet<[u8; 64]>,
+    /// Updates that were sent by anybody, for [`Lie::Replay`].
+    heard: Vec<Update>,
+    /// Bytes of packets so far.
+    pub bytes: u64,
+    /// Packets so far.
+    pub packets: u64,
+}
+
+impl Routers {
+    /// A world without nodes.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            rng: ChaCha20Rng::seed_from_u64(seed),
+            now: Time::ZERO,
+            nodes: Vec::new(),
+            wires: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            next: 0,
+            generation: 0,
+            federation: Federation::default(),
+            by_network: BTreeMap::new(),
+            by_region: BTreeMap::new(),
+            verified: BTreeSet::new(),
+            heard: Vec::new(),
+            bytes: 0,
+            packets: 0,
+        }
+    }
+
+    /// The time.
+    pub const fn now(&self) -> Time {
+        self.now
+    }
+
+    /// A random number below `bound`.
+    pub fn random(&mut self, bound: usize) -> usize {
+        self.rng.random_range(0..bound)
+    }
+
+    /// Makes every node believe the word of a region's authority.
+    pub fn trust(&mut self, region: RegionId, authority: &NodeSecret) {
+        assert!(self.federation.trust(region, authority.id()), "room for a region");
+        self.by_region.insert(RegionPrefix::of(region), region);
+        let now = self.now;
+        for index in 0..self.nodes.len() {
+            let federation = self.federation_of(index);
+            if let Some(router) = &mut self.nodes[index].router {
+                router.set_federation(federation, now);
+            }
+        }
+    }
+
+    /// Adds a node; its number.
+    pub fn add(&mut self, region: RegionId) -> usize {
+        let index = self.nodes.len();
+        let secret = NodeSecret::from_seed(self.rng.random());
+        self.by_network.insert(MeshAddr::of(region, secret.id()), index);
+        self.nodes.push(Node { secret, region, router: None, life: 0, ends: BTreeMap::new(), lie: None });
+        self.start(index, true);
+        index
+    }
+
+    /// Makes a node the border of its region, by the word of its authority.
+    pub fn make_border(&mut self, index: usize, authority: &NodeSecret) {
+        let node = &mut self.nodes[index];
+        let grant = Grant::sign(authority, node.region, node.secret.id(), u64::MAX / 2);
+        let mut federation = self.federation.clone();
+        federation.grant = Some(grant);
+        if let Some(router) = &mut node.router {
+            router.set_federation(federation, self.now);
+        }
+    }
+
+    /// Makes a node lie from now on.
+    pub fn corrupt(&mut self, index: usize, lie: Lie) {
+        self.nodes[index].lie = Some(lie);
+    }
+
+    /// A node's router.
+    pub fn router(&self, index: usize) -> Option<&Router> {
+        self.nodes[index].router.as_ref()
+    }
+
+    /// A node's network.
+    pub fn network(&self, index: usize) -> MeshAddr {
+        MeshAddr::of(self.nodes[index].region, self.nodes[index].secret.id())
+    }
+
+    /// Lays a wire, or gives one another quality and cost.
+    pub fn connect(&mut self, a: usize, b: usize, quality: Quality, cost: u16) {
+        self.wires.insert((a.min(b), a.max(b)), Wire { quality, cost, is_cut: false });
+        self.nodes[a].ends.entry(b).or_default();
+        self.nodes[b].ends.entry(a).or_default();
+        self.notice(a, b);
+        self.notice(b, a);
+    }
+
+    /// Cuts a wire, or mends it. Its ends notice a little later, each in its own time.
+    pub fn set_cut(&mut self, a: usize, b: usize, is_cut: bool) {
+        if let Some(wire) = self.wires.get_mut(&(a.min(b), a.max(b))) {
+            wire.is_cut = is_cut;
+        }
+        self.notice(a, b);
+        self.notice(b, a);
+    }
+
+    /// Kills a node: its memory is gone, its key stays.
+    pub fn kill(&mut self, index: usize) {
+        self.nodes[index].router = None;
+        for peer in self.nodes[index].ends.keys().copied().collect::<Vec<_>>() {
+            self.notice(peer, index);
+        }
+    }
+
+    /// Stops a node in order.
+    pub fn stop(&mut self, index: usize) {
+        let now = self.now;
+        if let Some(router) = &mut self.nodes[index].router {
+            router.stop(now);
+        }
+        self.settle(index);
+        self.kill(index);
+    }
+
+    /// Starts a node that was killed. Its clock may be an hour late.
+    pub fn start(&mut self, index: usize, is_clock_right: bool) {
+        let lag_ms = if is_clock_right { 0 } else { 3_600_000 };
+        let calendar_ms = CALENDAR_MS + u64::try_from(self.now.since(Time::ZERO).as_millis()).unwrap_or(0) - lag_ms;
+        let federation = self.federation_of(index);
+        let node = &mut self.nodes[index];
+        node.life += 1;
+        node.ends.values_mut().for_each(|end| *end = End::default());
+        let mut router =
+            Router::new(RouterSettings { secret: node.secret.clone(), region: node.region, calendar_ms }, self.now);
+        router.set_federation(federation, self.now);
+        node.router = Some(router);
+        for peer in self.nodes[index].ends.keys().copied().collect::<Vec<_>>() {
+            self.notice(index, peer);
+            self.notice(peer, index);
+        }
+    }
+
+    /// Lets time pass, and checks after each step.
+    pub fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let event = self.queue.first_key_value().map(|((at, _), _)| *at);
+            let timers = self.nodes.iter().enumerate();
+            let timer = timers
+                .filter_map(|(index, node)| Some((node.router.as_ref()?.deadline()?, index)))
+                .min_by_key(|(at, index)| (*at, *index));
+            match (event, timer) {
+                (Some(at), timer) if at <= end && timer.is_none_or(|(due, _)| at <= due) => {
+                    self.now = self.now.max(at);
+                    let Some((_, (from, to, event))) = self.queue.pop_first() else { return };
+                    self.handle(from, to, event);
+                    self.settle(to);
+                    self.check(to);
+                }
+                (_, Some((due, index))) if due <= end => {
+                    self.now = self.now.max(due);
+                    let now = self.now;
+                    if let Some(router) = &mut self.nodes[index].router {
+                        router.handle_timeout(now);
+                    }
+                    self.settle(index);
+                    self.check(index);
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+    }
+
+    /// The nodes that a packet passes, from one node to another, both included; how far it gets if there is no way.
+    pub fn path(&self, source: usize, target: usize) -> Vec<usize> {
+        let network = self.network(target);
+        let mut path = vec![source];
+        let mut at = source;
+        while at != target
+            && path.len() <= self.nodes.len()
+            && let Some(next) = self.next_hop(at, network)
+        {
+            path.push(next);
+            at = next;
+        }
+        path
+    }
+
+    /// Pairs of running honest nodes of one region, of which one should reach the other but does not, or the other way
+    /// round. Ways through liars do not count.
+    pub fn wrong_pairs(&self) -> Vec<(usize, usize)> {
+        let honest = |index: usize| self.nodes[index].router.is_some() && self.nodes[index].lie.is_none();
+        let mut wrong = Vec::new();
+        for source in (0..self.nodes.len()).filter(|index| honest(*index)) {
+            let reached = self.distances(source, honest);
+            for target in 0..self.nodes.len() {
+                if target == source || self.nodes[target].lie.is_some() {
+                    continue;
+                }
+                let path = self.path(source, target);
+                let meets_liar = path.iter().any(|node| self.nodes[*node].lie.is_some());
+                let arrives = path.last() == Some(&target);
+                let has_route = path.len() > 1;
+                let is_right = if reached.contains_key(&target) { arrives } else { !has_route };
+                if !is_right && !meets_liar {
+                    wrong.push((source, target));
+                }
+            }
+        }
+        wrong
+    }
+
+    /// Cost of the cheapest way from a node to each other, over nodes for which `is_way` holds.
+    pub fn distances(&self, source: usize, is_way: impl Fn(usize) -> bool) -> BTreeMap<usize, u32> {
+        let mut known = BTreeMap::new();
+        let mut open = BTreeSet::from([(0, source)]);
+        while let Some((distance, at)) = open.pop_first() {
+            if known.contains_key(&at) {
+                continue;
+            }
+            known.insert(at, distance);
+            for ((a, b), wire) in &self.wires {
+                let to = if *a == at { *b } else { *a };
+                if (*a == at || *b == at) && !wire.is_cut && is_way(to) {
+                    open.insert((distance + u32::from(wire.cost), to));
+                }
+            }
+        }
+        known
+    }
+
+    fn federation_of(&self, _index: usize) -> Federation {
+        self.federation.clone()
+    }
+
+    /// Where a packet goes next. A node that started anew does not take what is sealed for its former life.
+    fn next_hop(&self, at: usize, network: MeshAddr) -> Option<usize> {
+        let link = self.nodes[at].router.as_ref()?.route(network)?.link;
+        let (peer, end) = self.nodes[at].ends.iter().find(|(peer, _)| link_to(**peer) == link)?;
+        (end.life_of_peer == self.nodes[*peer].life).then_some(*peer)
+    }
+
+    fn wire(&self, a: usize, b: usize) -> Option<Wire> {
+        self.wires.get(&(a.min(b), a.max(b))).copied().filter(|wire| !wire.is_cut)
+    }
+
+    fn notice(&mut self, node: usize, peer: usize) {
+        let limit = u64::try_from(NOTICE_MAX.as_micros()).unwrap_or(0);
+        let after = Duration::from_micros(self.rng.random_range(0..=limit));
+        self.next += 1;
+        self.queue.insert((self.now + after, self.next), (peer, node, Event::Notice));
+    }
+
+    fn send(&mut self, from: usize, to: usize, event: Event) {
+        let Some(Wire { quality, .. }) = self.wire(from, to) else { return };
+        let is_packet = matches!(event, Event::Packet(_));
+        if is_packet && self.rng.random_bool(quality.loss) {
+            return;
+        }
+        let copies = 1 + usize::from(is_packet && self.rng.random_bool(quality.duplication));
+        let jitter_us = u64::try_from(quality.jitter.as_micros()).unwrap_or(0);
+        let mut event = Some(event);
+        for copy in 0..copies {
+            let jitter = Duration::from_micros(self.rng.random_range(0..=jitter_us));
+            let copied = match (&event, copy + 1 < copies) {
+                (Some(Event::Packet(bytes)), true) => Some(Event::Packet(bytes.clone())),
+                _ => event.take(),
+            };
+            let Some(copied) = copied else { return };
+            self.next += 1;
+            self.queue.insert((self.now + quality.delay + jitter, self.next), (from, to, copied));
+        }
+    }
+
+    fn handle(&mut self, from: usize, to: usize, event: Event) {
+        let now = self.now;
+        match event {
+            Event::Notice => self.handle_notice(to, from),
+            Event::Hello { life, generation } => {
+                if self.wire(from, to).is_none() || !self.nodes[to].ends.get(&from).is_some_and(|end| end.is_up) {
+                    return;
+                }
+                let life_of_peer = self.nodes[to].ends.get(&from).map_or(0, |end| end.life_of_peer);
+                if life_of_peer != life {
+                    self.raise(to, from, life);
+                }
+                if let Some(router) = &mut self.nodes[to].router {
+                    router.handle_generation(link_to(from), generation, now);
+                }
+            }
+            Event::Packet(bytes) => {
+                let is_up = self.nodes[to].ends.get(&from).is_some_and(|end| end.is_up);
+                if self.wire(from, to).is_none() || !is_up {
+                    return;
+                }
+                let tlvs = babel::decode(&bytes).expect("packets are not damaged");
+                if let Some(router) = &mut self.nodes[to].router {
+                    router.handle_tlvs(link_to(from), &tlvs, now);
+                }
+            }
+        }
+    }
+
+    /// An end finds out how its link is.
+    fn handle_notice(&mut self, node: usize, peer: usize) {
+        let works = self.wire(node, peer).is_some() && self.nodes[peer].router.is_some();
+        let life = self.nodes[peer].life;
+        let was_up = self.nodes[node].ends.get(&peer).is_some_and(|end| end.is_up);
+        let now = self.now;
+        if self.nodes[node].router.is_none() {
+            return;
+        }
+        match (was_up, works) {
+            (false, true) => self.raise(node, peer, life),
+            (true, false) => {
+                if let Some(end) = self.nodes[node].ends.get_mut(&peer) {
+                    end.is_up = false;
+                }
+                if let Some(router) = &mut self.nodes[node].router {
+                    router.handle_link_down(link_to(peer), now);
+                }
+            }
+            (true, true) => {
+                // Costs may have changed; and if the other end was down in between, it needs to hear again.
+                let cost = self.wire(node, peer).map_or(INFINITY, |wire| wire.cost);
+                if let Some(router) = &mut self.nodes[node].router {
+                    router.handle_link_cost(link_to(peer), cost, 1400, now);
+                }
+                self.hello(node, peer);
+            }
+            (false, false) => {}
+        }
+    }
+
+    /// An end comes up, from nothing.
+    fn raise(&mut self, node: usize, peer: usize, life_of_peer: u32) {
+        self.generation += 1;
+        let generation = self.generation;
+        let Some(wire) = self.wire(node, peer) else { return };
+        let (region, id) = (self.nodes[peer].region, self.nodes[peer].secret.id());
+        let neighbourhood =
+            Neighbourhood { region, node: id, cost: wire.cost, mtu: 1400, generation, policy: LinkPolicy::default() };
+        let now = self.now;
+        self.nodes[node].ends.insert(peer, End { is_up: true, generation, life_of_peer });
+        if let Some(router) = &mut self.nodes[node].router {
+            router.handle_link_up(link_to(peer), neighbourhood, now);
+        }
+        self.hello(node, peer);
+        self.hello(peer, node);
+    }
+
+    fn hello(&mut self, node: usize, peer: usize) {
+        let life = self.nodes[node].life;
+        let end = self.nodes[node].ends.get(&peer);
+        if let Some(generation) = end.filter(|end| end.is_up).map(|end| end.generation) {
+            self.send(node, peer, Event::Hello { life, generation });
+        }
+    }
+
+    /// Drains what a node has to say.
+    fn settle(&mut self, index: usize) {
+        while let Some((link, bytes)) = self.nodes[index].router.as_mut().and_then(Router::poll_transmit) {
+            let peer = self.nodes[index].ends.keys().copied().find(|peer| link_to(*peer) == link);
+            let Some(peer) = peer else { continue };
+            let bytes = match self.nodes[index].lie {
+                None => bytes,
+                Some(lie) => self.bend(index, lie, &bytes),
+            };
+            self.packets += 1;
+            self.bytes += bytes.len() as u64;
+            self.send(index, peer, Event::Packet(bytes));
+        }
+    }
+
+    /// What a liar makes of its own packet.
+    fn bend(&mut self, index: usize, lie: Lie, bytes: &[u8]) -> Vec<u8> {
+        let mut tlvs = babel::decode(bytes).expect("own packets are well-formed");
+        let own = Target::Node(self.network(index)).prefix();
+        let is_batch = tlvs.iter().any(|tlv| matches!(tlv, Tlv::AckRequest(_)));
+        for tlv in &mut tlvs {
+            let Tlv::Update(update) = tlv else { continue };
+            if update.prefix == Some(own) {
+                continue;
+            }
+            if update.origin.is_some() && self.heard.len() < 300 {
+                self.heard.push(**update);
+            }
+            match lie {
+                Lie::Forge if self.rng.random_bool(0.4) => self.forge(update),
+                Lie::Near if update.metric != INFINITY => near(update),
+                Lie::Forge | Lie::Near | Lie::Replay => {}
+            }
+        }
+        if is_batch && lie == Lie::Replay && !self.heard.is_empty() {
+            for _ in 0..2 {
+                let mut old = self.heard[self.rng.random_range(0..self.heard.len())];
+                if old.origin.is_some_and(|origin| origin.is_retraction) {
+                    old.metric = INFINITY;
+                }
+                tlvs.push(Tlv::Update(Box::new(old)));
+            }
+        }
+        let mut writer = Writer::default();
+        for tlv in &tlvs {
+            writer.push(tlv);
+        }
+        writer.finish()
+    }
+
+    fn forge(&mut self, update: &mut Update) {
+        let Some(origin) = &mut update.origin else { return };
+        match self.rng.random_range(0..5) {
+            0 => origin.epoch += 1,
+            1 => update.seqno = update.seqno.wrapping_add(1),
+            2 => origin.signature[5] ^= 1,
+            3 => {
+                origin.is_retraction = true;
+                (update.metric, update.router_id) = (INFINITY, None);
+            }
+            _ => {
+                let other = self.heard[self.rng.random_range(0..self.heard.len())];
+                update.origin = other.origin;
+            }
+        }
+    }
+
+    /// What must hold after each step, as far as this node's step can have broken it.
+    fn check(&mut self, index: usize) {
+        if self.nodes[index].lie.is_some() {
+            return;
+        }
+        let Some(router) = &self.nodes[index].router else { return };
+        let region = self.nodes[index].region;
+        let (entries, routes) = router.table_sizes();
+        let bound = self.nodes.iter().filter(|node| node.region == region).count() + self.by_region.len();
+        assert!(entries <= bound, "seed {}: node {index} keeps {entries} entries", self.seed);
+        assert!(routes <= entries * self.nodes[index].ends.len(), "seed {}: node {index}", self.seed);
+        let used: Vec<(Target, Selected)> = router.routes().map(|(target, route)| (target, route.clone())).collect();
+        for (target, route) in used {
+            let word = &route.announcement;
+            if !self.verified.contains(&word.signature) {
+                assert!(word.is_authentic(region, target), "seed {}: node {index} believes a forgery", self.seed);
+                self.verified.insert(word.signature);
+            }
+            assert!(!word.is_retraction, "seed {}: node {index} uses a retraction", self.seed);
+            self.check_circle(index, target);
+        }
+    }
+
+    fn check_circle(&self, index: usize, target: Target) {
+        let network = match target {
+            Target::Node(network) => network,
+            Target::Region(region) => match self.by_region.get(&region) {
+                Some(region) => MeshAddr::of(*region, self.nodes[index].secret.id()),
+                None => return,
+            },
+        };
+        let mut at = index;
+        for _ in 0..self.nodes.len() {
+            let Some(next) = self.next_hop(at, network).filter(|next| self.nodes[*next].lie.is_none()) else { return };
+            if next == index {
+                panic!("seed {}: at {:?} node {index} is in a circle to {target:?}", self.seed, self.now);
+            }
+            at = next;
+        }
+    }
+}
+
+/// The smallest distance that is believed of somebody who is not the origin.
+fn near(update: &mut Update) {
+    update.metric = LINK_COST;
+    update.path = update.path.map(|path| Path { hops: 1, ..path });
+}
+
+fn link_to(peer: usize) -> LinkId {
+    LinkId::of(u32::try_from(peer).expect("few nodes"))
+}
