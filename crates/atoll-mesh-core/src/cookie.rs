@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use atoll_base::MeshAddr;
+use zeroize::Zeroizing;
 
 use crate::{
     limits::COOKIE_SECRET_LIFE,
@@ -63,8 +64,8 @@ fn mapped(ip: IpAddr) -> [u8; 16] {
 
 /// Makes cookies and checks them.
 pub(crate) struct CookieJar {
-    current: [u8; 16],
-    previous: [u8; 16],
+    current: Zeroizing<[u8; 16]>,
+    previous: Zeroizing<[u8; 16]>,
     since: Time,
 }
 
@@ -83,23 +84,23 @@ impl CookieJar {
     pub(crate) fn accepts(&mut self, caller: &impl Caller, init: &Init<'_>, secrets: &mut Secrets, now: Time) -> bool {
         self.rotate(secrets, now);
         init.has_cookie()
-            && [self.current, self.previous]
+            && [&self.current, &self.previous]
                 .into_iter()
-                .any(|secret| init.proves(&Cookie(tag(&secret, &caller.address()))))
+                .any(|secret| init.proves(&Cookie(tag(secret, &caller.address()))))
     }
 
     fn rotate(&mut self, secrets: &mut Secrets, now: Time) {
         let age = now.since(self.since);
         if age >= COOKIE_SECRET_LIFE {
-            self.previous = if age < COOKIE_SECRET_LIFE * 2 { self.current } else { fresh(secrets) };
-            self.current = fresh(secrets);
+            let old = core::mem::replace(&mut self.current, fresh(secrets));
+            self.previous = if age < COOKIE_SECRET_LIFE * 2 { old } else { fresh(secrets) };
             self.since = now;
         }
     }
 }
 
-fn fresh(secrets: &mut Secrets) -> [u8; 16] {
-    let mut key = [0; 16];
+fn fresh(secrets: &mut Secrets) -> Zeroizing<[u8; 16]> {
+    let mut key = Zeroizing::new([0; 16]);
     key.copy_from_slice(&secrets.draw()[..16]);
     key
 }

@@ -238,6 +238,35 @@ fn a_closed_region_admits_members_only_and_lets_go_of_who_is_removed() {
 }
 
 #[test]
+fn a_node_that_is_no_member_for_the_far_end_gets_no_session_over_others() {
+    let mut world = World::new(9);
+    line(&mut world, 3, LAN);
+    world.run_for(2 * S);
+    assert_eq!(world.unreachable_pairs(S), []);
+    // The relay between them talks to everybody; node 2 does not want node 0.
+    let members: BTreeSet<_> = [1, 2].into_iter().map(|node| world.id(node)).collect();
+    world.set_members(2, Some(members));
+    let mut sent = Vec::new();
+    for _ in 0..100 {
+        sent.push(world.send(0, 2));
+        world.run_for(50 * MS);
+    }
+    assert!(sent.iter().all(|number| !world.arrived(*number)), "the session ended at once and stays ended");
+    let (own, far) = (world.id(0), world.id(2));
+    let told = count(&world, 0, |event| *event == Event::RefusedBy { node: far, reason: RefuseReason::NotAMember });
+    assert!((1..=2).contains(&told), "told once in ten seconds: {told}");
+    assert!(count(&world, 2, |event| matches!(event, Event::Refused { node, .. } if *node == own)) >= 1);
+    for (source, target) in [(1, 2), (2, 1), (0, 1), (1, 0)] {
+        let number = world.send(source, target);
+        world.run_for(10 * MS);
+        assert!(world.arrived(number), "{source} to {target}");
+    }
+    world.set_members(2, None);
+    let outage = world.time_until_reachable(0, 2, 20 * S).expect("admitted again");
+    assert!(outage <= 11 * S, "{outage:?}");
+}
+
+#[test]
 fn of_two_processes_with_one_key_the_newer_wins_and_the_older_is_told() {
     let mut world = World::new(4);
     line(&mut world, 3, LAN);
