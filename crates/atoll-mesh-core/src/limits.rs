@@ -195,6 +195,8 @@ pub const REQUEST_RETRY_EAGER_MAX: Duration = Duration::from_millis(500);
 pub const REQUEST_BETTER_TRIES_MAX: u32 = 3;
 /// A request that was passed on is not passed on again within this time.
 pub const REQUEST_FORWARD_PAUSE: Duration = Duration::from_millis(100);
+/// Neighbours to which a request is passed on that was asked before; the first time it is one.
+pub const REQUEST_WAYS_MAX: usize = 4;
 /// Shortest time between two new announcements of one's own.
 pub const SEQNO_PAUSE: Duration = Duration::from_millis(50);
 /// How long the feasibility distance of an origin without any route is remembered (RFC 8966 section 3.7.3).

@@ -4,36 +4,27 @@
 //! it is checked that no next hops of honest nodes form a circle, that every route in use has its origin's signature,
 //! and that tables hold no more than there is. A node may be made to lie ([`Lie`]).
 
+mod lies;
+
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_base::{MeshAddr, NodeSecret, RegionId, RegionPrefix};
 use atoll_mesh_core::{
     Grant, LinkId, Target, Time,
-    babel::{self, INFINITY, Path, Tlv, Update, Writer},
-    limits::LINK_COST,
+    babel::{self, INFINITY, Update},
     routing::{Federation, LinkPolicy, Neighbourhood, Router, RouterSettings, Selected},
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 
 pub use crate::mesh::Quality;
+pub use lies::Lie;
 
 /// Calendar at the start of the world, in milliseconds.
 const CALENDAR_MS: u64 = 1_900_000_000_000;
 /// Longest time that an end takes to notice what happened to its link.
 const NOTICE_MAX: Duration = Duration::from_millis(500);
-
-/// How a node lies. All of them forward what they attract as their own routes say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lie {
-    /// It changes, invents and signs in others' names.
-    Forge,
-    /// It repeats what it once heard or said.
-    Replay,
-    /// It says that it is next to everybody.
-    Near,
-}
 
 struct Node {
     secret: NodeSecret,
@@ -456,58 +447,6 @@ impl Routers {
         }
     }
 
-    /// What a liar makes of its own packet.
-    fn bend(&mut self, index: usize, lie: Lie, bytes: &[u8]) -> Vec<u8> {
-        let mut tlvs = babel::decode(bytes).expect("own packets are well-formed");
-        let own = Target::Node(self.network(index)).prefix();
-        let is_batch = tlvs.iter().any(|tlv| matches!(tlv, Tlv::AckRequest(_)));
-        for tlv in &mut tlvs {
-            let Tlv::Update(update) = tlv else { continue };
-            if update.prefix == Some(own) {
-                continue;
-            }
-            if update.origin.is_some() && self.heard.len() < 300 {
-                self.heard.push(**update);
-            }
-            match lie {
-                Lie::Forge if self.rng.random_bool(0.4) => self.forge(update),
-                Lie::Near if update.metric != INFINITY => near(update),
-                Lie::Forge | Lie::Near | Lie::Replay => {}
-            }
-        }
-        if is_batch && lie == Lie::Replay && !self.heard.is_empty() {
-            for _ in 0..2 {
-                let mut old = self.heard[self.rng.random_range(0..self.heard.len())];
-                if old.origin.is_some_and(|origin| origin.is_retraction) {
-                    old.metric = INFINITY;
-                }
-                tlvs.push(Tlv::Update(Box::new(old)));
-            }
-        }
-        let mut writer = Writer::default();
-        for tlv in &tlvs {
-            writer.push(tlv);
-        }
-        writer.finish()
-    }
-
-    fn forge(&mut self, update: &mut Update) {
-        let Some(origin) = &mut update.origin else { return };
-        match self.rng.random_range(0..5) {
-            0 => origin.epoch += 1,
-            1 => update.seqno = update.seqno.wrapping_add(1),
-            2 => origin.signature[5] ^= 1,
-            3 => {
-                origin.is_retraction = true;
-                (update.metric, update.router_id) = (INFINITY, None);
-            }
-            _ => {
-                let other = self.heard[self.rng.random_range(0..self.heard.len())];
-                update.origin = other.origin;
-            }
-        }
-    }
-
     /// What must hold after each step, as far as this node's step can have broken it.
     fn check(&mut self, index: usize) {
         if self.nodes[index].lie.is_some() {
@@ -548,12 +487,6 @@ impl Routers {
             at = next;
         }
     }
-}
-
-/// The smallest distance that is believed of somebody who is not the origin.
-fn near(update: &mut Update) {
-    update.metric = LINK_COST;
-    update.path = update.path.map(|path| Path { hops: 1, ..path });
 }
 
 fn link_to(peer: usize) -> LinkId {

@@ -108,7 +108,7 @@ fn faults_of_all_kinds_make_no_circle_and_heal() {
 
 #[test]
 fn who_forges_or_replays_is_not_believed_and_others_do_not_suffer() {
-    from_seeds(200, |seed| {
+    from_seeds(1000, |seed| {
         let mut world = Routers::new(seed);
         let count = 4 + world.random(4);
         let wires = graph(&mut world, count);
@@ -129,7 +129,7 @@ fn who_forges_or_replays_is_not_believed_and_others_do_not_suffer() {
 #[test]
 fn who_lies_about_its_distance_attracts_only_what_is_nearer_to_it() {
     let (pairs, attracted) = (Cell::new(0), Cell::new(0));
-    from_seeds(100, |seed| {
+    from_seeds(500, |seed| {
         let mut world = Routers::new(seed);
         let count = 6 + world.random(4);
         graph(&mut world, count);

@@ -5,7 +5,7 @@ use crate::{
     LinkId,
     announce::Target,
     babel::{SeqnoRequest, Tlv},
-    limits::{HOP_LIMIT, REQUEST_FORWARD_PAUSE, SEQNO_PAUSE},
+    limits::{HOP_LIMIT, REQUEST_FORWARD_PAUSE, REQUEST_WAYS_MAX, SEQNO_PAUSE},
     time::Time,
 };
 
@@ -51,17 +51,18 @@ impl Router {
             self.mark(link, target, now);
             return;
         }
-        let is_repeated = entry.forwarded.is_some_and(|(router_id, asked, at)| {
-            router_id == request.router_id && asked >= seqno && now.since(at) < REQUEST_FORWARD_PAUSE
-        });
-        let Some(hop_count) = request.hop_count.checked_sub(1).filter(|left| *left > 0 && !is_repeated) else { return };
+        let asked_before =
+            entry.forwarded.filter(|(router_id, asked, _)| *router_id == request.router_id && *asked >= seqno);
+        let is_too_soon = asked_before.is_some_and(|(_, _, at)| now.since(at) < REQUEST_FORWARD_PAUSE);
+        let Some(hop_count) = request.hop_count.checked_sub(1).filter(|left| *left > 0 && !is_too_soon) else { return };
         entry.forwarded = Some((request.router_id, seqno, now));
-        let used = entry.selected.as_ref().map(|selected| selected.link).filter(|to| *to != link);
-        let next = used.or_else(|| {
-            let others = entry.routes.iter().filter(|(to, route)| **to != link && route.router_id == request.router_id);
-            others.min_by_key(|(to, route)| (route.metric, **to)).map(|(to, _)| *to)
-        });
-        if let Some(to) = next {
+        let used = entry.selected.as_ref().map(|selected| selected.link);
+        let others = entry.routes.iter().filter(|(to, route)| **to != link && route.router_id == request.router_id);
+        let mut others: Vec<_> = others.map(|(to, route)| (Some(*to) != used, route.metric, *to)).collect();
+        others.sort_unstable();
+        // Whoever asks again did not get an answer that way: perhaps there is a liar on it.
+        others.truncate(if asked_before.is_some() { REQUEST_WAYS_MAX } else { 1 });
+        for (_, _, to) in others {
             self.push(to, &Tlv::SeqnoRequest(SeqnoRequest { hop_count, ..*request }));
         }
     }
