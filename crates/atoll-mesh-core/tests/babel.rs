@@ -182,6 +182,47 @@ fn updates_are_resolved_as_the_rfc_says() {
     assert_eq!(body("080a 00 00 00 00 0190 0000 ffff"), Ok(vec![Tlv::Update(Box::new(all))]), "all is retracted");
 }
 
+/// A packet that Debian's babeld 1.12.1 sent, after it had learned three routes of nodes, signatures and all, from what
+/// [`Writer`] wrote; it has no use for the signatures and passes on the routes. It also announces two prefixes of its own
+/// and, in an encoding that is not for us, an IPv4 one.
+#[test]
+fn what_babeld_says_is_understood() {
+    let bytes = unhex(
+        "2a0200e3040c000011e2006403043f1b7af4051803000060012ca88433fffecdfed50308015b2a3e3f1081e2060a000069ec
+         216dac3600000818028070000190000100c0fd0707070707c61969ec216dac36060a00009645ad07a1c30000081202807006
+         0190000100c049b99645ad07a1c3060a0000a80e11ddb54a37f3081a02808000019025dd000020010db80001000000000000
+         00000001081502808005019025dd00000200000000000000000001080e04002000019025dd0000c0000201060a0000f66814
+         59700b00000818028070000190000100c0fd07070707071f8af6681459700b",
+    );
+    let tlvs = decode(&bytes).expect("well-formed");
+    let [Tlv::Hello(hello), Tlv::Ihu(ihu), updates @ ..] = tlvs.as_slice() else { panic!("{tlvs:?}") };
+    assert!(!hello.is_unicast && hello.interval_cs == 100 && hello.timestamp_us.is_some() && hello.link.is_none());
+    assert!(ihu.address == "fe80::a884:33ff:fecd:fed5".parse().ok() && ihu.rxcost == 96 && ihu.echo.is_some());
+    let learned: Vec<_> = updates
+        .iter()
+        .map(|tlv| match tlv {
+            Tlv::Update(update) => (update.prefix, update.router_id, update.metric, update.interval_cs),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let of_node = |address: &str| {
+        let prefix = prefix(address, 112);
+        let id = prefix.address().octets()[8..].try_into().ok();
+        (Some(prefix), id, 192, 400)
+    };
+    let own = |address| (Some(prefix(address, 128)), Some([0xa8, 0x0e, 0x11, 0xdd, 0xb5, 0x4a, 0x37, 0xf3]), 0, 400);
+    assert_eq!(
+        learned,
+        [
+            of_node("fd07:707:707:c619:69ec:216d:ac36:0"),
+            of_node("fd07:707:707:49b9:9645:ad07:a1c3:0"),
+            own("2001:db8:1::1"),
+            own("2001:db8:2::1"),
+            of_node("fd07:707:707:1f8a:f668:1459:700b:0"),
+        ]
+    );
+}
+
 #[test]
 fn what_the_rfcs_forbid_is_refused() {
     for (text, error) in [

@@ -51,6 +51,11 @@ impl Router {
             self.mark(link, target, now);
             return;
         }
+        if entry.raise_floor(request.router_id, seqno) {
+            self.select(target, now);
+            self.mark(link, target, now);
+            return;
+        }
         let asked_before =
             entry.forwarded.filter(|(router_id, asked, _)| *router_id == request.router_id && *asked >= seqno);
         let is_too_soon = asked_before.is_some_and(|(_, _, at)| now.since(at) < REQUEST_FORWARD_PAUSE);

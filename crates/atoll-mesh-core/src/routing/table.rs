@@ -88,6 +88,8 @@ pub(super) struct Source {
     pub(super) feasible: Option<Distance>,
     /// The origin's newest word that was taken, be it that it is gone.
     pub(super) word: Option<Arc<Announcement>>,
+    /// A number that somebody needs: older routes are not used while there is one that is as new.
+    pub(super) floor: u64,
 }
 
 /// The route in use to one target.
@@ -176,7 +178,7 @@ impl Entry {
     /// Chooses among the feasible routes the best, with hysteresis, and its backup (RFC 8966 section 3.6). Whether
     /// neighbours should hear of it.
     pub(super) fn select(&mut self, neighbours: &BTreeMap<LinkId, Neighbour>, now: Time) -> bool {
-        let candidates = self.candidates(neighbours, true);
+        let candidates = self.preferred(self.candidates(neighbours, true));
         let best = candidates.iter().min_by_key(|route| (route.metric, route.link));
         let old = self.selected.as_ref();
         let kept = old
@@ -205,6 +207,33 @@ impl Entry {
             self.announced.clone_from(&self.selected);
         }
         is_news
+    }
+
+    /// Whether a usable route has at least this number; then older ones are not used any more. Whoever needs a newer
+    /// number is not helped by a better route that never gets it, as one that a liar keeps repeating.
+    pub(super) fn raise_floor(&mut self, router_id: RouterId, seqno: u64) -> bool {
+        let is_new = |route: &Route| {
+            route.router_id == router_id
+                && route.announcement.seqno >= seqno
+                && self.is_feasible(router_id, route.claim)
+        };
+        let is_met = self.routes.values().any(is_new);
+        if is_met && let Some(source) = self.sources.get_mut(&router_id) {
+            source.floor = source.floor.max(seqno);
+        }
+        is_met
+    }
+
+    /// Leaves out what is older than somebody needs, if something remains.
+    fn preferred(&self, mut candidates: Vec<Selected>) -> Vec<Selected> {
+        let is_new = |route: &Selected| {
+            let floor = self.sources.get(&route.router_id).map_or(0, |source| source.floor);
+            route.announcement.seqno >= floor
+        };
+        if candidates.iter().any(is_new) {
+            candidates.retain(is_new);
+        }
+        candidates
     }
 
     /// Decides whether a newer announcement is to be asked for: because no route is usable, or because a much better
