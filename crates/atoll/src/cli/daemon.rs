@@ -34,7 +34,10 @@ impl DaemonCommand {
 /// Carries packets.
 pub(crate) fn mesh(command: &DaemonCommand) -> Result<ExitCode> {
     let config = command.config()?;
-    runtime()?.block_on(async { atoll_mesh::run(config, stop()).await }).or_fail(|| "the mesh daemon ended", logs)?;
+    // One thread: a packet that changes hands between two costs more than all that is done with it.
+    runtime(&mut tokio::runtime::Builder::new_current_thread())?
+        .block_on(async { atoll_mesh::run(config, stop()).await })
+        .or_fail(|| "the mesh daemon ended", logs)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -49,7 +52,7 @@ pub(crate) fn node(command: &DaemonCommand) -> Result<ExitCode> {
     let config: atoll_node::Config = command.config()?;
     let charter: atoll_base::Charter = read(&config.charter)?;
     let source = Source::new(charter, &config.servers, atoll_api::UnixClient::new(config.socket.clone()));
-    runtime()?
+    runtime(&mut tokio::runtime::Builder::new_multi_thread())?
         .block_on(async { atoll_node::run(config, Some(dashboard::router(source)), stop()).await })
         .or_fail(|| "the node daemon ended", logs)?;
     Ok(ExitCode::SUCCESS)
@@ -65,8 +68,8 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     toml::from_str(&text).or_fail(|| format!("{} is not a configuration of this daemon", path.display()), cure)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
+fn runtime(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runtime> {
+    builder
         .enable_all()
         .build()
         .or_fail(|| "cannot start the asynchronous runtime", || "close other programs: the machine is out of resources")
