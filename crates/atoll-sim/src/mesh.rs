@@ -36,6 +36,20 @@ impl Quality {
     }
 }
 
+/// A local network.
+pub const LAN: Quality = Quality::clean(Duration::from_micros(200));
+/// 10 % lost, 5 % doubled, up to 30 ms out of order.
+pub const ROUGH: Quality =
+    Quality { delay: Duration::from_millis(5), jitter: Duration::from_millis(30), loss: 0.1, duplication: 0.05 };
+
+/// Adds a line of nodes, each calling the next.
+pub fn line(world: &mut World, count: usize, quality: Quality) {
+    world.add_many(count);
+    for node in 1..count {
+        world.connect(node - 1, node, quality);
+    }
+}
+
 /// A datagram that was sent.
 #[derive(Debug, Clone)]
 pub struct Sent {

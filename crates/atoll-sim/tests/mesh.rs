@@ -4,22 +4,10 @@ use core::time::Duration;
 
 use atoll_base::RegionId;
 use atoll_mesh_core::{Event, Origin, Tuning};
-use atoll_sim::mesh::{Quality, REGION, World};
+use atoll_sim::mesh::{LAN, Quality, REGION, ROUGH, World, line};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
-const LAN: Quality = Quality::clean(Duration::from_micros(200));
-/// 10 % lost, 5 % doubled, up to 30 ms out of order.
-const ROUGH: Quality =
-    Quality { delay: Duration::from_millis(5), jitter: Duration::from_millis(30), loss: 0.1, duplication: 0.05 };
-
-/// A line of nodes, each calling the next.
-fn line(world: &mut World, count: usize, quality: Quality) {
-    world.add_many(count);
-    for node in 1..count {
-        world.connect(node - 1, node, quality);
-    }
-}
 
 fn ring(world: &mut World, count: usize, quality: Quality) {
     line(world, count, quality);
