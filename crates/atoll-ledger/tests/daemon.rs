@@ -213,21 +213,30 @@ async fn kill_at_any_moment_loses_nothing_acknowledged_and_never_forks() {
     for round in 0..10u64 {
         let daemon = region.start().await;
         region.count_what_was_kept(&mut acknowledged).await;
-        // Moments from right after the start to well into making blocks.
+        let height: U64 = region.ask("eth_blockNumber", rpc_params![]).await;
+        let (made, makes) = std::sync::mpsc::channel();
+        // Moments from right after the start to well into making blocks; every other time, however slow the machine is,
+        // after at least one was made.
         let killer = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(7 + round * round * 40));
+            let block = if round % 2 == 1 { makes.recv_timeout(PATIENCE) } else { Ok(()) };
             daemon.kill();
+            block.expect("a block is made in time");
         });
-        loop {
+        while !killer.is_finished() {
             let raw = transfer(acknowledged.len() as u64);
-            let Some(hash) = region.try_ask("eth_sendRawTransaction", rpc_params![raw]).await else { break };
-            acknowledged.push(hash);
-            let Some(block) = region.try_ask::<Value>("eth_getBlockByNumber", rpc_params!["latest", false]).await
-            else {
-                break;
-            };
-            let height: U64 = serde_json::from_value(block["number"].clone()).expect("a height");
-            assert_eq!(*seen.entry(height.to()).or_insert(block["hash"].clone()), block["hash"], "a fork");
+            // Refused, because too many wait, or because the daemon is dead.
+            if let Some(hash) = region.try_ask("eth_sendRawTransaction", rpc_params![raw]).await {
+                acknowledged.push(hash);
+            }
+            let latest = region.try_ask::<Value>("eth_getBlockByNumber", rpc_params!["latest", false]).await;
+            let Some(block) = latest else { continue };
+            let number = serde_json::from_value::<U64>(block["number"].clone()).expect("a height");
+            assert_eq!(*seen.entry(number.to()).or_insert(block["hash"].clone()), block["hash"], "a fork");
+            if number > height {
+                // It may have been told already.
+                let _ = made.send(());
+            }
         }
         killer.join().expect("kills");
     }
