@@ -2,14 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use atoll_api::mesh::{self as api_types, MeshStatus};
 use atoll_base::{NodeId, RegionPrefix};
-use atoll_mesh_core::{Event, Mesh, Origin, Settings, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU};
-use atoll_os::tun::{Tun, TunConfig};
+use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Settings, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU};
+use atoll_os::{
+    link_watch::{LinkWatch, interface_of},
+    tun::{Tun, TunConfig},
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
@@ -64,7 +67,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let peers =
         peers.into_iter().map(|peer| StaticPeer { peer, endpoint: None, silent_since: Instant::now() }).collect();
     let socket = config.socket.clone();
-    let mut daemon = Daemon { config, node, mesh, io, discovery, peers };
+    let watch = LinkWatch::here()?;
+    let mut daemon = Daemon { config, node, mesh, io, discovery, peers, watch, behind: BTreeMap::new() };
     let result = daemon.run(requests, endpoints, shutdown).await;
     daemon.mesh.stop(daemon.io.now());
     daemon.io.flush(&mut daemon.mesh);
@@ -85,6 +89,9 @@ struct Daemon {
     io: Io,
     discovery: Option<Discovery>,
     peers: Vec<StaticPeer>,
+    watch: LinkWatch,
+    /// Index of the interface over which each link that is up was reached when it came up.
+    behind: BTreeMap<LinkId, u32>,
 }
 
 struct StaticPeer {
@@ -121,6 +128,7 @@ impl Daemon {
                     // What lies unread is older than the timer: it may be the very answer that is waited for.
                     self.io.read_datagrams(&mut self.mesh);
                 }
+                Some(index) = self.watch.lost() => self.lose_interface(index),
                 Some(request) = requests.recv() => {
                     // Whoever asked may have gone away.
                     let _ = request.send(self.snapshot());
@@ -146,8 +154,15 @@ impl Daemon {
                 Event::LinkUp { link, node, endpoint } => {
                     tracing::info!(%link, node = %node.short(), "neighbour is up");
                     tracing::debug!(%link, %endpoint, "its endpoint");
+                    match interface_towards(endpoint) {
+                        Some(index) => self.behind.insert(link, index),
+                        None => self.behind.remove(&link),
+                    };
                 }
-                Event::LinkDown { link, node } => tracing::info!(%link, node = %node.short(), "neighbour is down"),
+                Event::LinkDown { link, node } => {
+                    self.behind.remove(&link);
+                    tracing::info!(%link, node = %node.short(), "neighbour is down");
+                }
                 Event::SessionUp { node } => tracing::debug!(node = %node.short(), "session has new keys"),
                 Event::Refused { node, reason } => tracing::info!(node = %node.short(), "refused a node: {reason}"),
                 Event::RefusedBy { node, reason } => {
@@ -155,6 +170,16 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// An interface stopped working: what went over it goes another way at once.
+    fn lose_interface(&mut self, index: u32) {
+        let now = self.io.now();
+        let lost: Vec<_> = self.behind.iter().filter(|(_, behind)| **behind == index).map(|(link, _)| *link).collect();
+        for link in lost {
+            self.mesh.link_lost(link, now);
+        }
+        self.mesh.interface_lost(index, now);
     }
 
     /// Calls a static peer where it was found to be now.
@@ -281,6 +306,15 @@ async fn next_beacon(discovery: Option<&Discovery>) -> (SocketAddr, Beacon) {
         Some(discovery) => discovery.next().await,
         None => core::future::pending().await,
     }
+}
+
+/// Index of the interface over which the system sends to an endpoint now.
+fn interface_towards(endpoint: SocketAddr) -> Option<u32> {
+    let any: IpAddr = if endpoint.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    // Sends nothing: it only chooses the way.
+    socket.connect(endpoint).ok()?;
+    interface_of(socket.local_addr().ok()?.ip())
 }
 
 fn calendar_ms() -> u64 {

@@ -116,7 +116,7 @@ impl Io {
             let mut buffers = received.chunks_exact_mut(SUPER_BYTES_MAX).map(IoSliceMut::new);
             let mut slices: [IoSliceMut<'_>; RECEIVE_BUFFERS] =
                 core::array::from_fn(|_| buffers.next().expect("there are as many buffers as slices"));
-            // Errors tell of earlier datagrams (no route, interface down): never a reason to stop.
+            // Errors tell of earlier datagrams: never a reason to stop.
             let Ok(count) = sender.receive(&mut slices, meta) else { return };
             let now = self.now();
             for number in 0..count {
@@ -221,6 +221,9 @@ impl Io {
         }
         while let Some(packet) = mesh.poll_packet() {
             self.delivery.write_one(&packet, &self.tun);
+        }
+        while let Some(endpoint) = self.sender.next_refused() {
+            mesh.handle_refused(endpoint, self.now());
         }
     }
 

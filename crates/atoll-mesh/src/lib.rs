@@ -21,7 +21,7 @@ pub use daemon::run;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use atoll_os::tun::TunError;
+use atoll_os::{link::LinkError, tun::TunError};
 
 /// Why the daemon cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,9 @@ pub enum MeshError {
     /// The network interface could not be made.
     #[error(transparent)]
     Tun(#[from] TunError),
+    /// The system's interfaces cannot be followed.
+    #[error(transparent)]
+    Links(#[from] LinkError),
     /// The UDP port is taken.
     #[error("UDP port {0} is in use by another program: stop that program, or set another port in `listen`", .listen.port())]
     PortInUse {

@@ -18,12 +18,15 @@ pub(crate) struct Sender {
     is_ipv6: bool,
     /// Datagrams that the kernel did not take.
     pub(crate) errors: u64,
+    /// The network said something of earlier datagrams.
+    is_told: bool,
 }
 
 impl Sender {
     pub(crate) fn new(udp: UdpSocket, is_ipv6: bool) -> io::Result<Self> {
         let state = UdpSocketState::new((&udp).into())?;
-        Ok(Self { udp, state, is_ipv6, errors: 0 })
+        atoll_os::udp::keep_errors(&udp);
+        Ok(Self { udp, state, is_ipv6, errors: 0, is_told: false })
     }
 
     pub(crate) const fn udp(&self) -> &UdpSocket {
@@ -31,8 +34,20 @@ impl Sender {
     }
 
     /// Receives rows of datagrams, one for each buffer; how many. `WouldBlock` if there are none.
-    pub(crate) fn receive(&self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
-        self.udp.try_io(Interest::READABLE, || self.state.recv((&self.udp).into(), buffers, meta))
+    pub(crate) fn receive(&mut self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
+        let received = self.udp.try_io(Interest::READABLE, || self.state.recv((&self.udp).into(), buffers, meta));
+        self.is_told |= received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        received
+    }
+
+    /// The next neighbour of which the network says that nobody listens there.
+    pub(crate) fn next_refused(&mut self) -> Option<SocketAddr> {
+        if !self.is_told {
+            return None;
+        }
+        let refused = atoll_os::udp::next_refused(&self.udp).map(canonical);
+        self.is_told = refused.is_some();
+        refused
     }
 
     /// Sends datagrams of `datagram_bytes` each, of which the last may be shorter.
@@ -42,12 +57,21 @@ impl Sender {
         for contents in row.chunks(per_call.max(1)) {
             let segment_size = (contents.len() > datagram_bytes).then_some(datagram_bytes);
             let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
-            let sent = self.udp.try_io(Interest::WRITABLE, || self.state.try_send((&self.udp).into(), &transmit));
+            let mut sent = self.try_send(&transmit);
+            if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+                // That is about an earlier datagram, and was told instead of sending this one.
+                self.is_told = true;
+                sent = self.try_send(&transmit);
+            }
             if let Err(error) = sent {
                 self.errors += contents.len().div_ceil(datagram_bytes.max(1)) as u64;
                 tracing::trace!(%error, %to, "datagrams were not sent");
             }
         }
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.udp.try_io(Interest::WRITABLE, || self.state.try_send((&self.udp).into(), transmit))
     }
 
     /// Sends a row and empties it.

@@ -27,6 +27,7 @@ pub mod firewall;
 pub mod guest;
 pub mod limits;
 pub mod link;
+pub mod link_watch;
 pub mod log;
 pub mod netns;
 pub mod probe;

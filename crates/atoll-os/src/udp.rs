@@ -1,8 +1,18 @@
 //! What UDP sockets need beyond the ordinary.
 
-use std::os::fd::AsFd;
+use std::{
+    io::IoSliceMut,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd},
+};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::{
+    cmsg_space, libc,
+    sys::socket::{
+        ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt,
+        sockopt::{self, Ipv4RecvErr, Ipv6RecvErr},
+    },
+};
 
 /// Asks the kernel for socket buffers of so many bytes, each way: beyond its limits where this process may raise them,
 /// else up to them. Never fails; a smaller buffer drops sooner.
@@ -12,5 +22,40 @@ pub fn enlarge_buffers(socket: &impl AsFd, bytes: usize) {
     }
     if setsockopt(socket, sockopt::SndBufForce, &bytes).is_err() {
         let _ = setsockopt(socket, sockopt::SndBuf, &bytes);
+    }
+}
+
+/// Asks the kernel to keep what ICMP says of sent datagrams, for [`next_refused`]. Never fails; without it, silence has to
+/// tell.
+pub fn keep_errors(socket: &impl AsFd) {
+    // One of the two does not fit the socket's family.
+    let _ = setsockopt(socket, Ipv4RecvErr, &true);
+    let _ = setsockopt(socket, Ipv6RecvErr, &true);
+}
+
+/// The next endpoint of which ICMP says that nobody listens there (port unreachable), if there is one. Anybody can forge
+/// that. Other errors are skipped.
+pub fn next_refused(socket: &impl AsRawFd) -> Option<SocketAddr> {
+    loop {
+        let mut data = [0; 64];
+        let mut slices = [IoSliceMut::new(&mut data)];
+        let mut space = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, [u8; 64]);
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags).ok()?;
+        let is_refusal = message.cmsgs().ok()?.any(|cmsg| match cmsg {
+            ControlMessageOwned::Ipv4RecvErr(error, _) => error.ee_errno == libc::ECONNREFUSED as u32,
+            ControlMessageOwned::Ipv6RecvErr(error, _) => error.ee_errno == libc::ECONNREFUSED as u32,
+            _ => false,
+        });
+        let to = message.address.and_then(|storage| {
+            let v4 = storage.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
+            let v6 = storage.as_sockaddr_in6();
+            v4.or(v6.map(|v6| {
+                std::net::SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into()
+            }))
+        });
+        if let Some(to) = to.filter(|_| is_refusal) {
+            return Some(to);
+        }
     }
 }
