@@ -1,4 +1,5 @@
-//! API of the mesh daemon. `GET /v1/status` answers [`MeshStatus`]; `GET /metrics` answers Prometheus text.
+//! API of the mesh daemon. `GET /v1/status` answers [`MeshStatus`]; `GET /v1/choices/ADDRESS` answers a list of
+//! [`Choice`]; `GET /metrics` answers Prometheus text.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -22,8 +23,10 @@ pub struct MeshStatus {
     pub port: u16,
     /// Direct neighbours.
     pub peers: Vec<Peer>,
-    /// Nodes that can be reached, and how.
+    /// Nodes of the region that can be reached, and how.
     pub routes: Vec<Route>,
+    /// Other regions that can be reached, and how.
+    pub regions: Vec<RegionRoute>,
     /// End-to-end sessions.
     pub sessions: Vec<Session>,
     /// What is wrong, in plain words; empty when all is well.
@@ -37,13 +40,17 @@ pub struct Peer {
     pub node: Option<NodeId>,
     /// Where its datagrams come from.
     pub endpoint: SocketAddr,
-    /// How it was found: `static` or `discovered`.
+    /// How it was found: `static`, `discovered` or `incoming`.
     pub origin: String,
     /// Whether it answers.
     pub up: bool,
     /// Round trip, in microseconds.
     pub rtt_us: Option<u64>,
-    /// Bytes received from it and sent to it.
+    /// What the link to it costs: 96, and more for delay, loss and lack of capacity.
+    pub cost: u16,
+    /// What gets lost on the way from it, in thousandths.
+    pub loss_permille: u16,
+    /// Bytes received from it.
     pub rx_bytes: u64,
     /// Bytes sent to it.
     pub tx_bytes: u64,
@@ -62,6 +69,40 @@ pub struct Route {
     pub metric: u32,
     /// Number of links on the path.
     pub hops: u8,
+    /// Largest datagram that every link of the path takes, in bytes.
+    pub mtu: u16,
+    /// The neighbour that forwards at once when that one is lost.
+    pub backup: Option<NodeId>,
+}
+
+/// A selected route to another region.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionRoute {
+    /// The region's network, a /48.
+    pub prefix: String,
+    /// The border node to which the route leads.
+    pub border: NodeId,
+    /// The neighbour that forwards.
+    pub next_hop: Option<NodeId>,
+    /// Cost of the whole path.
+    pub metric: u32,
+}
+
+/// A route that a neighbour told, whether it is used or not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The neighbour.
+    pub next_hop: NodeId,
+    /// What the link to it costs.
+    pub link_cost: u16,
+    /// Cost from there on, as it said.
+    pub told: u16,
+    /// Number of links on the whole path.
+    pub hops: u8,
+    /// `used`, `backup`, `spare` or `not feasible`.
+    pub verdict: String,
+    /// The verdict in plain words.
+    pub why: String,
 }
 
 /// An end-to-end session.

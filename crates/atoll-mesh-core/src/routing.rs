@@ -13,6 +13,7 @@
 //! ([`Router::poll_transmit`]). After any `handle_*`, drain that, then ask [`Router::deadline`].
 
 mod exchange;
+mod explain;
 mod policy;
 mod requests;
 mod table;
@@ -32,6 +33,7 @@ use crate::{
     rate::RateLimit,
     time::Time,
 };
+pub use explain::{Choice, Verdict};
 pub use policy::{Federation, LinkPolicy, Regions};
 pub use table::Selected;
 use table::{Entry, Neighbour, Wanted};

@@ -1,9 +1,18 @@
-//! The local API on a unix socket: `GET /v1/status` and `GET /metrics`.
+//! The local API on a unix socket: `GET /v1/status`, `GET /v1/choices/ADDRESS` and `GET /metrics`.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path};
+use std::{net::Ipv6Addr, os::unix::fs::PermissionsExt as _, path::Path};
 
-use atoll_api::{Problem, mesh::MeshStatus};
-use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use atoll_api::{
+    Problem,
+    mesh::{Choice, MeshStatus},
+};
+use axum::{
+    Json, Router,
+    extract::{self, State},
+    http::StatusCode,
+    response::IntoResponse,
+    routing::get,
+};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
@@ -15,7 +24,12 @@ use crate::{
 };
 
 /// A question to the task that owns the mesh.
-pub(crate) type Request = oneshot::Sender<Snapshot>;
+pub(crate) enum Request {
+    /// Where it stands.
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// All routes to the node that has this address.
+    Choices(Ipv6Addr, oneshot::Sender<Vec<Choice>>),
+}
 
 /// Opens the socket; one that a dead daemon left behind is replaced.
 pub(crate) async fn listen(path: &Path) -> Result<UnixListener, MeshError> {
@@ -39,11 +53,22 @@ pub(crate) async fn listen(path: &Path) -> Result<UnixListener, MeshError> {
 
 /// What the socket answers.
 pub(crate) fn router(requests: mpsc::Sender<Request>) -> Router {
-    Router::new().route("/v1/status", get(status)).route("/metrics", get(prometheus)).with_state(requests)
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/choices/{address}", get(choices))
+        .route("/metrics", get(prometheus))
+        .with_state(requests)
 }
 
 async fn status(State(requests): State<mpsc::Sender<Request>>) -> Result<Json<MeshStatus>, Refusal> {
     Ok(Json(snapshot(&requests).await?.status))
+}
+
+async fn choices(
+    State(requests): State<mpsc::Sender<Request>>,
+    extract::Path(address): extract::Path<Ipv6Addr>,
+) -> Result<Json<Vec<Choice>>, Refusal> {
+    ask(&requests, |answer| Request::Choices(address, answer)).await.map(Json)
 }
 
 async fn prometheus(State(requests): State<mpsc::Sender<Request>>) -> Result<String, Refusal> {
@@ -51,9 +76,16 @@ async fn prometheus(State(requests): State<mpsc::Sender<Request>>) -> Result<Str
 }
 
 async fn snapshot(requests: &mpsc::Sender<Request>) -> Result<Snapshot, Refusal> {
-    let (answer, snapshot) = oneshot::channel();
-    requests.send(answer).await.map_err(|_| Refusal)?;
-    snapshot.await.map_err(|_| Refusal)
+    ask(requests, Request::Snapshot).await
+}
+
+async fn ask<T>(
+    requests: &mpsc::Sender<Request>,
+    question: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Result<T, Refusal> {
+    let (sender, answer) = oneshot::channel();
+    requests.send(question(sender)).await.map_err(|_| Refusal)?;
+    answer.await.map_err(|_| Refusal)
 }
 
 /// The daemon is on its way out.

@@ -7,10 +7,10 @@ use std::{
     str::FromStr,
 };
 
-use atoll_base::{NodeSecret, RegionId, RegionPrefix, keys::KeyError};
+use atoll_base::{NodeId, NodeSecret, RegionId, RegionPrefix, keys::KeyError};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{DISCOVERY_INTERFACES_MAX, PEERS_MAX};
+use crate::limits::{DISCOVERY_INTERFACES_MAX, MEMBERS_MAX, PEERS_MAX};
 
 /// Configuration of the mesh daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Config {
     /// Interfaces on which neighbours are looked for; none: off.
     #[serde(default)]
     pub discovery: Vec<String>,
+    /// The nodes that may have links and sessions with this one, itself aside; absent: every node that knows the region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Vec<NodeId>>,
     /// Unix socket of the local API.
     pub socket: PathBuf,
 }
@@ -107,6 +110,9 @@ impl Config {
         }
         if self.discovery.contains(&self.interface) {
             return Err(ConfigError::OwnInterface(self.interface.clone()));
+        }
+        if self.members.as_ref().is_some_and(|members| members.len() > MEMBERS_MAX) {
+            return Err(ConfigError::TooMany { what: "members", limit: MEMBERS_MAX });
         }
         let prefix = RegionPrefix::of(self.region);
         let peers = self.peers.iter().map(|text| {

@@ -1,14 +1,17 @@
 //! The one task that owns the mesh.
 
+mod status;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use atoll_api::mesh::{self as api_types, MeshStatus};
 use atoll_base::{NodeId, RegionPrefix};
-use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Settings, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU};
+use atoll_mesh_core::{
+    Event, LinkId, Mesh, Origin, Settings, Time, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU,
+};
 use atoll_os::{
     link_watch::{LinkWatch, interface_of},
     tun::{Tun, TunConfig},
@@ -23,8 +26,7 @@ use crate::{
     config::{Host, Peer},
     discovery::Discovery,
     io::{Io, Ready, open_udp},
-    limits::{API_STOP_MAX, BEACON_INTERVAL, PEER_PATIENCE, REQUESTS_MAX, RESOLVE_INTERVAL},
-    metrics::Snapshot,
+    limits::{API_STOP_MAX, BEACON_INTERVAL, CARRIER_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL},
 };
 
 /// Runs the daemon until `shutdown` completes.
@@ -42,7 +44,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         epoch: calendar_ms(),
         tuning: Tuning::default(),
     };
-    let mesh = Mesh::new(settings, atoll_mesh_core::Time::ZERO);
+    let mut mesh = Mesh::new(settings, Time::ZERO);
+    if let Some(members) = &config.members {
+        mesh.set_members(Some(members.iter().copied().collect()), Time::ZERO);
+    }
     let tun = Tun::create(TunConfig {
         name: config.interface.clone(),
         mtu: MTU as u32,
@@ -68,7 +73,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         peers.into_iter().map(|peer| StaticPeer { peer, endpoint: None, silent_since: Instant::now() }).collect();
     let socket = config.socket.clone();
     let watch = LinkWatch::here()?;
-    let mut daemon = Daemon { config, node, mesh, io, discovery, peers, watch, behind: BTreeMap::new() };
+    let mut daemon = Daemon {
+        config,
+        node,
+        mesh,
+        io,
+        discovery,
+        peers,
+        watch,
+        behind: BTreeMap::new(),
+        carriers_seen: (Time::ZERO, 0),
+    };
     let result = daemon.run(requests, endpoints, shutdown).await;
     daemon.mesh.stop(daemon.io.now());
     daemon.io.flush(&mut daemon.mesh);
@@ -92,6 +107,8 @@ struct Daemon {
     watch: LinkWatch,
     /// Index of the interface over which each link that is up was reached when it came up.
     behind: BTreeMap<LinkId, u32>,
+    /// When the carriers of those were last looked at, and how much had been sent by then.
+    carriers_seen: (Time, u64),
 }
 
 struct StaticPeer {
@@ -129,10 +146,7 @@ impl Daemon {
                     self.io.read_datagrams(&mut self.mesh);
                 }
                 Some(index) = self.watch.lost() => self.lose_interface(index),
-                Some(request) = requests.recv() => {
-                    // Whoever asked may have gone away.
-                    let _ = request.send(self.snapshot());
-                }
+                Some(request) = requests.recv() => self.answer(request),
                 Some((peer, endpoint)) = endpoints.recv() => self.place_peer(peer, endpoint),
                 _ = beacon.tick(), if self.discovery.is_some() => self.send_beacon(),
                 (from, heard) = next_beacon(self.discovery.as_ref()) => {
@@ -149,6 +163,7 @@ impl Daemon {
             self.mesh.handle_timeout(now);
         }
         self.io.flush(&mut self.mesh);
+        self.look_at_carriers(now);
         while let Some(event) = self.mesh.poll_event() {
             match event {
                 Event::LinkUp { link, node, endpoint } => {
@@ -170,6 +185,24 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// Asks for the carriers while something is sent: the kernel may take a second to tell by itself.
+    fn look_at_carriers(&mut self, now: Time) {
+        let (at, sends) = self.carriers_seen;
+        if now.since(at) < CARRIER_INTERVAL || self.io.sends() == sends {
+            return;
+        }
+        self.carriers_seen = (now, self.io.sends());
+        let mut indexes: Vec<_> = self.behind.values().copied().collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        for index in indexes {
+            if self.watch.is_dead(index) {
+                self.lose_interface(index);
+            }
+        }
+        self.io.flush(&mut self.mesh);
     }
 
     /// An interface stopped working: what went over it goes another way at once.
@@ -197,83 +230,6 @@ impl Daemon {
         if let Some(discovery) = &mut self.discovery {
             discovery.send(&beacon);
         }
-    }
-
-    fn snapshot(&mut self) -> Snapshot {
-        let mut counters = self.mesh.counters().all();
-        counters.push(("send_errors", self.io.send_errors()));
-        counters.push(("tun_errors", self.io.tun_errors()));
-        counters.push(("odd_packets", self.io.odd_packets));
-        Snapshot { status: self.status(), counters }
-    }
-
-    fn status(&mut self) -> MeshStatus {
-        let links = self.mesh.link_status();
-        let peers = links.iter().map(|link| api_types::Peer {
-            node: link.node,
-            endpoint: link.endpoint,
-            origin: match link.origin {
-                Origin::Static => "static",
-                Origin::Discovered => "discovered",
-                Origin::Incoming => "incoming",
-            }
-            .to_owned(),
-            up: link.is_up,
-            rtt_us: link.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
-            rx_bytes: link.rx_bytes,
-            tx_bytes: link.tx_bytes,
-        });
-        let routes = self.mesh.route_status().into_iter().map(|route| api_types::Route {
-            node: route.node,
-            address: route.network.node(),
-            next_hop: route.next_hop,
-            metric: route.metric,
-            hops: route.hops,
-        });
-        let sessions = self.mesh.session_status(self.io.now()).into_iter().map(|session| api_types::Session {
-            node: session.node,
-            age_ms: u64::try_from(session.age.as_millis()).unwrap_or(u64::MAX),
-            rx_bytes: session.rx_bytes,
-            tx_bytes: session.tx_bytes,
-        });
-        MeshStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: self.node,
-            region: self.config.region,
-            address: self.mesh.network().node(),
-            interface: self.config.interface.clone(),
-            port: self.io.port(),
-            peers: peers.collect(),
-            routes: routes.collect(),
-            sessions: sessions.collect(),
-            problems: self.problems(&links),
-        }
-    }
-
-    /// What is wrong, in plain words.
-    fn problems(&mut self, links: &[atoll_mesh_core::LinkStatus]) -> Vec<String> {
-        let by_endpoint: BTreeMap<_, _> = links.iter().map(|link| (link.endpoint, link)).collect();
-        let mut problems = Vec::new();
-        for peer in &mut self.peers {
-            let link = peer.endpoint.and_then(|endpoint| by_endpoint.get(&endpoint));
-            if peer.endpoint.is_none() {
-                problems
-                    .push(format!("peer {}: its name or interface is not known here; check the spelling", peer.peer));
-            } else if link.is_some_and(|link| link.is_self) {
-                problems.push(format!("peer {} is this node itself; remove it from `peers`", peer.peer));
-            } else if link.is_some_and(|link| !link.is_up) {
-                if peer.silent_since.elapsed() >= PEER_PATIENCE {
-                    problems.push(format!(
-                        "peer {} does not answer; check that it runs, belongs to this region, and that UDP passes",
-                        peer.peer
-                    ));
-                }
-                continue;
-            }
-            peer.silent_since = Instant::now();
-        }
-        problems.extend(self.discovery.iter().flat_map(Discovery::problems).cloned());
-        problems
     }
 }
 

@@ -87,6 +87,11 @@ impl Io {
         self.sender.udp().local_addr().map_or(0, |address| address.port())
     }
 
+    /// Rows of datagrams that were sent.
+    pub(crate) const fn sends(&self) -> u64 {
+        self.sender.sends
+    }
+
     /// Datagrams that the kernel did not take.
     pub(crate) const fn send_errors(&self) -> u64 {
         self.sender.errors

@@ -16,6 +16,8 @@ pub const TUN_READS_MAX: usize = 16;
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Static peers in a configuration.
 pub const PEERS_MAX: usize = 64;
+/// Members in a configuration.
+pub const MEMBERS_MAX: usize = 10_000;
 /// Interfaces on which peers are discovered.
 pub const DISCOVERY_INTERFACES_MAX: usize = 32;
 /// Questions to the local API that wait for an answer.
@@ -30,3 +32,6 @@ pub const API_STOP_MAX: Duration = Duration::from_secs(1);
 pub const PEER_PATIENCE: Duration = Duration::from_secs(5);
 /// UDP port of the beacons.
 pub const BEACON_PORT: u16 = 4869;
+/// Shortest time between two questions whether the interfaces of links still have a carrier; asked only while something
+/// is sent.
+pub const CARRIER_INTERVAL: Duration = Duration::from_millis(20);

@@ -16,6 +16,8 @@ pub(crate) struct Sender {
     state: UdpSocketState,
     /// Whether the socket is an IPv6 one, which sees IPv4 addresses in their mapped form.
     is_ipv6: bool,
+    /// Rows of datagrams given to the kernel.
+    pub(crate) sends: u64,
     /// Datagrams that the kernel did not take.
     pub(crate) errors: u64,
     /// The network said something of earlier datagrams.
@@ -26,7 +28,7 @@ impl Sender {
     pub(crate) fn new(udp: UdpSocket, is_ipv6: bool) -> io::Result<Self> {
         let state = UdpSocketState::new((&udp).into())?;
         atoll_os::udp::keep_errors(&udp);
-        Ok(Self { udp, state, is_ipv6, errors: 0, is_told: false })
+        Ok(Self { udp, state, is_ipv6, sends: 0, errors: 0, is_told: false })
     }
 
     pub(crate) const fn udp(&self) -> &UdpSocket {
@@ -57,6 +59,7 @@ impl Sender {
         for contents in row.chunks(per_call.max(1)) {
             let segment_size = (contents.len() > datagram_bytes).then_some(datagram_bytes);
             let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+            self.sends += 1;
             let mut sent = self.try_send(&transmit);
             if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
                 // That is about an earlier datagram, and was told instead of sending this one.

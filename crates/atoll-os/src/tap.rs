@@ -45,7 +45,8 @@ fn set_up(socket: BorrowedFd<'_>, link: &str) -> io::Result<()> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) })
 }
 
-fn named_request(link: &str) -> libc::ifreq {
+/// A request about the link of this name.
+pub(crate) fn named_request(link: &str) -> libc::ifreq {
     // SAFETY: an `ifreq` is plain old data, for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { core::mem::zeroed() };
     for (slot, byte) in request.ifr_name.iter_mut().zip(link.bytes().take(LINK_NAME_BYTES_MAX)) {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use atoll_base::{MeshAddr, NodeId, RegionPrefix};
 
 use super::{LinkId, Mesh, Origin};
-use crate::{announce::Target, time::Time};
+use crate::{announce::Target, routing::Choice, time::Time};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -180,6 +180,11 @@ impl Mesh {
             })
         };
         self.router.routes().filter_map(status).collect()
+    }
+
+    /// All routes to a node of this region that neighbours told, the one in use first: why it was chosen.
+    pub fn route_choices(&self, network: MeshAddr) -> Vec<Choice> {
+        self.router.choices(Target::Node(network))
     }
 
     /// All routes in use to other regions.

@@ -1,4 +1,4 @@
-//! The daemons: `atoll mesh run`, `atoll ledger run`, `atoll node run`. `atoll up` starts them; people rarely do.
+//! The daemons: `atoll ledger run`, `atoll node run`; `atoll mesh run` is in [`super::mesh`]. `atoll up` starts them; people rarely do.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::failure::OrFail as _;
 use crate::dashboard::{self, Source};
 
-/// `atoll mesh`, `atoll ledger`, `atoll node`.
+/// `atoll ledger`, `atoll node`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DaemonCommand {
     /// Run the daemon until SIGTERM; `atoll up` does this for you
@@ -29,16 +29,6 @@ impl DaemonCommand {
         let Self::Run { config } = self;
         read(config)
     }
-}
-
-/// Carries packets.
-pub(crate) fn mesh(command: &DaemonCommand) -> Result<ExitCode> {
-    let config = command.config()?;
-    // One thread: a packet that changes hands between two costs more than all that is done with it.
-    runtime(&mut tokio::runtime::Builder::new_current_thread())?
-        .block_on(async { atoll_mesh::run(config, stop()).await })
-        .or_fail(|| "the mesh daemon ended", logs)?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Orders transactions. It brings its own runtime.
@@ -58,17 +48,20 @@ pub(crate) fn node(command: &DaemonCommand) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn logs() -> &'static str {
+/// What to do when a daemon ended.
+pub(super) fn logs() -> &'static str {
     "correct what is named above and start it again; ATOLL_LOG=debug says more"
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+/// Reads the configuration of a daemon.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let cure = || "`atoll up` writes these files, below `members/` of the state directory";
     let text = std::fs::read_to_string(path).or_fail(|| format!("cannot read {}", path.display()), cure)?;
     toml::from_str(&text).or_fail(|| format!("{} is not a configuration of this daemon", path.display()), cure)
 }
 
-fn runtime(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runtime> {
+/// The runtime of a daemon.
+pub(super) fn runtime(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runtime> {
     builder
         .enable_all()
         .build()
@@ -76,7 +69,7 @@ fn runtime(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runt
 }
 
 /// Ready when the daemon is asked to stop.
-async fn stop() {
+pub(super) async fn stop() {
     match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         (Ok(mut terminate), Ok(mut interrupt)) => {
             tokio::select! {

@@ -6,6 +6,7 @@ mod daemon;
 mod deploy;
 pub(crate) mod failure;
 mod logs;
+mod mesh;
 mod money;
 pub(crate) mod nodes;
 pub(crate) mod output;
@@ -66,9 +67,9 @@ pub(crate) enum Command {
     /// Show what the founders of the region agreed on
     #[command(subcommand)]
     Charter(charter::CharterCommand),
-    /// The mesh daemon, which carries packets
+    /// The mesh: its daemon, and who can be reached how
     #[command(subcommand)]
-    Mesh(daemon::DaemonCommand),
+    Mesh(mesh::MeshCommand),
     /// The ledger daemon, which orders transactions
     #[command(subcommand)]
     Ledger(daemon::DaemonCommand),
@@ -85,7 +86,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it is a long-running daemon, whose log is read later instead of a person waiting for an answer.
     pub(crate) const fn is_daemon(&self) -> bool {
-        matches!(self, Self::Mesh(_) | Self::Ledger(_) | Self::Node(_))
+        matches!(self, Self::Mesh(mesh::MeshCommand::Run(_)) | Self::Ledger(_) | Self::Node(_))
     }
 }
 
@@ -104,7 +105,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Nodes(args) => nodes::run(&args, state.as_deref()),
         Command::Wallet(args) => money::run(&args, state.as_deref()),
         Command::Charter(command) => charter::run(&command, state.as_deref()),
-        Command::Mesh(command) => daemon::mesh(&command),
+        Command::Mesh(command) => mesh::run(&command, state.as_deref()),
         Command::Ledger(command) => daemon::ledger(&command),
         Command::Node(command) => daemon::node(&command),
         Command::Completions { shell } => completions(shell),

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Name of a region that nobody named.
-const DEFAULT_NAME: &str = "home";
+pub(crate) const DEFAULT_NAME: &str = "home";
 
 /// A region that was founded or joined on this machine.
 pub(crate) struct Region {

@@ -131,7 +131,8 @@ fn new_account(path: &Path) -> Result<Address> {
     Ok(signer.address())
 }
 
-fn make_dir(path: &Path, mode: u32) -> Result<()> {
+/// Makes a directory with its parents.
+pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
@@ -139,7 +140,8 @@ fn make_dir(path: &Path, mode: u32) -> Result<()> {
         .with_context(|| format!("cannot make the directory {}", path.display()))
 }
 
-fn write_secret(path: &Path, text: &str) -> Result<()> {
+/// Writes a file that only its owner reads.
+pub(crate) fn write_secret(path: &Path, text: &str) -> Result<()> {
     write_file(path, text, 0o600)
 }
 

@@ -46,6 +46,30 @@ impl Layout {
         self.root.join("keys").join(format!("{name}.key"))
     }
 
+    /// Identity key of a node that is only in the mesh.
+    pub(crate) fn mesh_identity(&self) -> PathBuf {
+        self.root.join("identity.key")
+    }
+
+    /// API socket of the daemon of such a node.
+    pub(crate) fn mesh_socket(&self) -> PathBuf {
+        self.root.join("run/mesh.sock")
+    }
+
+    /// API sockets of the mesh daemons of the members on this machine that were started, by name of the member.
+    pub(crate) fn mesh_sockets(&self) -> std::io::Result<Vec<(String, PathBuf)>> {
+        let mut sockets = Vec::new();
+        for entry in std::fs::read_dir(self.root.join("members"))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let socket = self.daemon_socket(&name, "mesh");
+            if socket.exists() {
+                sockets.push((name, socket));
+            }
+        }
+        sockets.sort();
+        Ok(sockets)
+    }
+
     /// The supervisor's API.
     pub(crate) fn supervisor_socket(&self) -> PathBuf {
         self.root.join("run/supervisor.sock")

@@ -124,6 +124,7 @@ impl Plan<'_> {
             listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), self.settings.ports.mesh),
             peers: if member.namespace.is_none() { self.settings.mesh.peers.clone() } else { Vec::new() },
             discovery,
+            members: None,
             socket: self.layout.daemon_socket(&member.name, Role::Mesh.name()),
         }
     }

@@ -3,7 +3,7 @@
 //! `up` founds the region if there is none, starts the supervisor in the background and waits until everything answers.
 //! The supervisor ([`supervise`]) is the same program with `--foreground`.
 
-mod found;
+pub(crate) mod found;
 mod lab;
 pub(crate) mod layout;
 mod machine;

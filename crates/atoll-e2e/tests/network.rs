@@ -1,0 +1,149 @@
+//! A network that needs only a name, by the commands that a person types: `atoll mesh`.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use atoll_e2e::{
+    Turn, binary, eventually,
+    mesh::{Host, Lab, PORT, Process, topology},
+};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const NETWORK: &str = "my-town";
+
+/// A machine of somebody who only wants the network.
+struct Machine<'a> {
+    host: &'a Host,
+    state: PathBuf,
+    log: PathBuf,
+    /// By which name commands find its daemon.
+    network: String,
+    daemon: Option<Process>,
+}
+
+impl<'a> Machine<'a> {
+    fn new(lab: &'a Lab, number: usize) -> Self {
+        let file = |name: &str| lab.scratch().join(format!("machine{number}.{name}"));
+        let (host, network) = (lab.host(number), NETWORK.to_owned());
+        Self { host, state: file("state"), log: file("log"), network, daemon: None }
+    }
+
+    fn run(&mut self, options: &[&str]) -> Result<()> {
+        let state = self.state.display().to_string();
+        let line = ["--state", &state, "mesh", "run"].into_iter().chain(options.iter().copied());
+        self.daemon = Some(self.host.start(binary(), line, &self.log)?);
+        eventually("the daemon to answer", PATIENCE, || Ok(self.ask(&["status"]).ok()).map(|it| it.map(drop)))
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.daemon.take().context("it does not run")?.terminate()
+    }
+
+    /// `atoll mesh …` for a person.
+    fn says(&self, words: &[&str]) -> Result<String> {
+        let state = self.state.display().to_string();
+        let line = ["--state", &state, "mesh"].into_iter().chain(words.iter().copied());
+        self.host.inside(binary(), line.chain(["--network", &self.network]))
+    }
+
+    /// The same for a program.
+    fn ask(&self, words: &[&str]) -> Result<Value> {
+        let words: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+        Ok(serde_json::from_str(&self.says(&words)?)?)
+    }
+
+    fn id(&self) -> Result<String> {
+        Ok(self.ask(&["status"])?["node"].as_str().context("an id")?.to_owned())
+    }
+
+    fn reaches(&self, nodes: u64) -> Result<()> {
+        eventually("routes to the others", PATIENCE, || Ok((self.ask(&["status"])?["nodes"] == nodes).then_some(())))
+            .with_context(|| std::fs::read_to_string(&self.log).unwrap_or_default())
+    }
+}
+
+#[test]
+fn a_name_and_a_peer_make_a_network_and_an_invite_makes_it_grow() -> Result<()> {
+    let turn = Turn::take()?;
+    let lab = Lab::new(&turn, "mname", 3, &topology::line(3))?;
+    let [mut first, mut second, mut third] = [0, 1, 2].map(|number| Machine::new(&lab, number));
+    first.run(&["--network", NETWORK])?;
+    second.run(&["--network", NETWORK, "--peer", &format!("udp://{}:{PORT}", lab.wire(0, 1)?.ip(0))])?;
+    let invite = second.says(&["invite", &format!("{}:{PORT}", lab.wire(1, 2)?.ip(1))])?;
+    ensure!(invite.starts_with("atoll-invite:"), "{invite}");
+    third.run(&["--network", NETWORK, "--invite", invite.trim()])?;
+    third.reaches(2)?;
+    first.reaches(2)?;
+
+    let (far, near) = (first.id()?, second.id()?);
+    let ping = third.ask(&["ping", &far[..12], "--count", "3"])?;
+    ensure!(ping["received"] == 3 && ping["rtt_us"].as_array().is_some_and(|all| all.len() == 3), "{ping}");
+    let choices = third.ask(&["routes", "--to", &far])?;
+    ensure!(choices[0]["verdict"] == "used" && choices[0]["next_hop"] == near.as_str(), "{choices}");
+    ensure!(choices[0]["hops"] == 2, "{choices}");
+    let routes = third.says(&["routes"])?;
+    ensure!(routes.contains("direct") && routes.contains(&far[..8]), "{routes}");
+    let peers = third.ask(&["peers"])?;
+    ensure!(
+        peers[0]["node"] == near.as_str()
+            && peers[0]["up"] == true
+            && peers.as_array().is_some_and(|all| all.len() == 1),
+        "{peers}"
+    );
+    let sessions = third.ask(&["sessions"])?;
+    ensure!(sessions.as_array().is_some_and(|all| all.iter().any(|one| one["node"] == far.as_str())), "{sessions}");
+
+    // Stopped in good order it is gone at once, and comes back as who it was.
+    first.stop()?;
+    eventually("the end of the route", Duration::from_secs(2), || {
+        Ok((third.ask(&["status"])?["nodes"] == 1).then_some(()))
+    })?;
+    let refusal = format!("{:#}", third.says(&["ping", &far[..12]]).expect_err("nobody is there"));
+    ensure!(refusal.contains("atoll mesh routes"), "it does not say what to do: {refusal}");
+    first.run(&["--network", NETWORK])?;
+    ensure!(first.id()? == far, "it came back as another");
+    third.reaches(2)
+}
+
+#[test]
+fn a_closed_network_refuses_whoever_is_not_named() -> Result<()> {
+    let turn = Turn::take()?;
+    let lab = Lab::new(&turn, "mclosed", 3, &[(0, 1), (0, 2)])?;
+    let [mut owner, mut member, mut stranger] = [0, 1, 2].map(|number| Machine::new(&lab, number));
+    let calls = |number| Ok::<_, anyhow::Error>(format!("udp://{}:{PORT}", lab.wire(0, number)?.ip(0)));
+    member.run(&["--network", NETWORK, "--peer", &calls(1)?])?;
+    owner.run(&["--network", NETWORK, "--only", &member.id()?])?;
+    owner.reaches(1)?;
+    stranger.run(&["--network", NETWORK, "--peer", &calls(2)?])?;
+    eventually("a refusal in the stranger's log", PATIENCE, || {
+        Ok(std::fs::read_to_string(&stranger.log)?.contains("refused by a node").then_some(()))
+    })?;
+    let peers = owner.ask(&["peers"])?;
+    let up = peers.as_array().context("a list")?.iter().filter(|peer| peer["up"] == true).count();
+    ensure!(up == 1, "the stranger has a link: {peers}");
+    ensure!(stranger.ask(&["status"])?["nodes"] == 0);
+    ensure!(member.ask(&["status"])?["nodes"] == 1, "the stranger can be reached");
+    Ok(())
+}
+
+#[test]
+fn wrong_words_are_refused_with_what_to_do() -> Result<()> {
+    let turn = Turn::take()?;
+    let lab = Lab::new(&turn, "mwrong", 1, &[])?;
+    let machine = Machine::new(&lab, 0);
+    for (line, expected) in [
+        (&["mesh", "run", "--network", "My Town"][..], "cannot name a network"),
+        (&["mesh", "run", "--invite", "atoll-invite:abc"], "invite"),
+        (&["mesh", "run"], "--config"),
+        (&["mesh", "run", "--network", NETWORK, "--peer", "tcp://192.0.2.7:1"], "udp://"),
+        (&["mesh", "peers", "--network", NETWORK], "atoll mesh run --network my-town"),
+        (&["mesh", "peers"], "atoll up"),
+    ] {
+        let state = machine.state.display().to_string();
+        let all = ["--state", &state].into_iter().chain(line.iter().copied());
+        let error = format!("{:#}", machine.host.inside(binary(), all).expect_err("it is wrong"));
+        ensure!(error.contains(expected), "{line:?}: {error}");
+    }
+    Ok(())
+}

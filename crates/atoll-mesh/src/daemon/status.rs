@@ -1,0 +1,147 @@
+//! What the daemon says of itself.
+
+use std::{collections::BTreeMap, net::Ipv6Addr};
+
+use atoll_api::mesh::{self as api_types, MeshStatus};
+use atoll_base::{MeshAddr, NodeId};
+use atoll_mesh_core::{LinkId, Origin, routing::Verdict};
+use tokio::time::Instant;
+
+use super::Daemon;
+use crate::{api::Request, discovery::Discovery, limits::PEER_PATIENCE, metrics::Snapshot};
+
+impl Daemon {
+    /// Answers a question; whoever asked may have gone away.
+    pub(super) fn answer(&mut self, request: Request) {
+        match request {
+            Request::Snapshot(answer) => drop(answer.send(self.snapshot())),
+            Request::Choices(address, answer) => drop(answer.send(self.choices(address))),
+        }
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        let mut counters = self.mesh.counters().all();
+        counters.push(("send_errors", self.io.send_errors()));
+        counters.push(("tun_errors", self.io.tun_errors()));
+        counters.push(("odd_packets", self.io.odd_packets));
+        Snapshot { status: self.status(), counters }
+    }
+
+    fn status(&mut self) -> MeshStatus {
+        let links = self.mesh.link_status();
+        let peers = links.iter().map(|link| api_types::Peer {
+            node: link.node,
+            endpoint: link.endpoint,
+            origin: match link.origin {
+                Origin::Static => "static",
+                Origin::Discovered => "discovered",
+                Origin::Incoming => "incoming",
+            }
+            .to_owned(),
+            up: link.is_up,
+            rtt_us: link.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            cost: link.cost,
+            loss_permille: link.loss_permille,
+            rx_bytes: link.rx_bytes,
+            tx_bytes: link.tx_bytes,
+        });
+        let nodes = self.neighbours();
+        let routes = self.mesh.route_status().into_iter().map(|route| api_types::Route {
+            node: route.node,
+            address: route.network.node(),
+            next_hop: route.next_hop,
+            metric: route.metric,
+            hops: route.hops,
+            mtu: route.mtu,
+            backup: route.backup.and_then(|link| nodes.get(&link).copied()),
+        });
+        let regions = self.mesh.region_route_status().into_iter().map(|route| api_types::RegionRoute {
+            prefix: route.region.to_string(),
+            border: route.border,
+            next_hop: nodes.get(&route.link).copied(),
+            metric: route.metric,
+        });
+        let sessions = self.mesh.session_status(self.io.now()).into_iter().map(|session| api_types::Session {
+            node: session.node,
+            age_ms: u64::try_from(session.age.as_millis()).unwrap_or(u64::MAX),
+            rx_bytes: session.rx_bytes,
+            tx_bytes: session.tx_bytes,
+        });
+        MeshStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node,
+            region: self.config.region,
+            address: self.mesh.network().node(),
+            interface: self.config.interface.clone(),
+            port: self.io.port(),
+            peers: peers.collect(),
+            routes: routes.collect(),
+            regions: regions.collect(),
+            sessions: sessions.collect(),
+            problems: self.problems(&links),
+        }
+    }
+
+    fn choices(&self, address: Ipv6Addr) -> Vec<api_types::Choice> {
+        let nodes = self.neighbours();
+        let choices = self.mesh.route_choices(MeshAddr::containing(address)).into_iter();
+        let known = choices.filter_map(|choice| Some((choice, *nodes.get(&choice.link)?)));
+        known
+            .map(|(choice, next_hop)| {
+                let (verdict, why) = in_words(choice.verdict);
+                api_types::Choice {
+                    next_hop,
+                    link_cost: choice.cost,
+                    told: choice.told,
+                    hops: choice.hops,
+                    verdict: verdict.to_owned(),
+                    why: why.to_owned(),
+                }
+            })
+            .collect()
+    }
+
+    /// Who is at the other end of each link.
+    fn neighbours(&self) -> BTreeMap<LinkId, NodeId> {
+        self.mesh.link_status().iter().filter_map(|link| Some((link.link, link.node?))).collect()
+    }
+
+    /// What is wrong, in plain words.
+    fn problems(&mut self, links: &[atoll_mesh_core::LinkStatus]) -> Vec<String> {
+        let by_endpoint: BTreeMap<_, _> = links.iter().map(|link| (link.endpoint, link)).collect();
+        let mut problems = Vec::new();
+        for peer in &mut self.peers {
+            let link = peer.endpoint.and_then(|endpoint| by_endpoint.get(&endpoint));
+            if peer.endpoint.is_none() {
+                problems
+                    .push(format!("peer {}: its name or interface is not known here; check the spelling", peer.peer));
+            } else if link.is_some_and(|link| link.is_self) {
+                problems.push(format!("peer {} is this node itself; remove it from `peers`", peer.peer));
+            } else if link.is_some_and(|link| !link.is_up) {
+                if peer.silent_since.elapsed() >= PEER_PATIENCE {
+                    problems.push(format!(
+                        "peer {} does not answer; check that it runs, belongs to this region, and that UDP passes",
+                        peer.peer
+                    ));
+                }
+                continue;
+            }
+            peer.silent_since = Instant::now();
+        }
+        problems.extend(self.discovery.iter().flat_map(Discovery::problems).cloned());
+        problems
+    }
+}
+
+fn in_words(verdict: Verdict) -> (&'static str, &'static str) {
+    match verdict {
+        Verdict::Used => {
+            ("used", "the cheapest that cannot lead in a circle, or one that another is not much cheaper than")
+        }
+        Verdict::Backup => ("backup", "the next best: taken at once when the route in use is lost"),
+        Verdict::Spare => ("spare", "usable, but costs more than the two above"),
+        Verdict::NotFeasible => {
+            ("not feasible", "might lead back here; used only once the node announces itself anew (RFC 8966, 3.5.1)")
+        }
+    }
+}
