@@ -7,7 +7,7 @@ use std::{
 };
 
 use atoll_api::mesh::{self as api_types, MeshStatus};
-use atoll_base::{NodeId, RegionPrefix};
+use atoll_base::{MeshAddr, NodeId, RegionPrefix};
 use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Settings, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU};
 use atoll_os::{
     link_watch::{LinkWatch, interface_of},
@@ -20,20 +20,23 @@ use tokio::{
 
 use crate::{
     Config, MeshError, api,
+    babel::Babel,
     config::{Host, Peer},
     discovery::Discovery,
     io::{Io, Ready, open_udp},
-    limits::{API_STOP_MAX, BEACON_INTERVAL, PEER_PATIENCE, REQUESTS_MAX, RESOLVE_INTERVAL},
+    limits::{API_STOP_MAX, BEACON_INTERVAL, PEER_PATIENCE, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL},
     metrics::Snapshot,
 };
 
 /// Runs the daemon until `shutdown` completes.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
     let (secret, peers) = config.check()?;
+    let node = secret.id();
+    let plain = config.check_babel(MeshAddr::of(config.region, node))?;
     let listener = api::listen(&config.socket).await?;
     let (udp, is_ipv6) = open_udp(config.listen)?;
     let discovery = Discovery::open(config.discovery.clone())?;
-    let node = secret.id();
+    let babel = Babel::start(plain, config.region, node).await?;
     let settings = Settings {
         secret,
         region: config.region,
@@ -68,8 +71,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         peers.into_iter().map(|peer| StaticPeer { peer, endpoint: None, silent_since: Instant::now() }).collect();
     let socket = config.socket.clone();
     let watch = LinkWatch::here()?;
-    let mut daemon = Daemon { config, node, mesh, io, discovery, peers, watch, behind: BTreeMap::new() };
+    let mut daemon = Daemon { config, node, mesh, io, discovery, babel, peers, watch, behind: BTreeMap::new() };
     let result = daemon.run(requests, endpoints, shutdown).await;
+    if let Some(babel) = daemon.babel.take() {
+        babel.stop().await;
+    }
     daemon.mesh.stop(daemon.io.now());
     daemon.io.flush(&mut daemon.mesh);
     resolver.abort();
@@ -88,6 +94,7 @@ struct Daemon {
     mesh: Mesh,
     io: Io,
     discovery: Option<Discovery>,
+    babel: Option<Babel>,
     peers: Vec<StaticPeer>,
     watch: LinkWatch,
     /// Index of the interface over which each link that is up was reached when it came up.
@@ -110,6 +117,8 @@ impl Daemon {
         tokio::pin!(shutdown);
         let mut beacon = interval(BEACON_INTERVAL);
         beacon.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tell = interval(PLAIN_LOOK_INTERVAL);
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
         loop {
@@ -135,6 +144,11 @@ impl Daemon {
                 }
                 Some((peer, endpoint)) = endpoints.recv() => self.place_peer(peer, endpoint),
                 _ = beacon.tick(), if self.discovery.is_some() => self.send_beacon(),
+                _ = tell.tick(), if self.babel.is_some() => {
+                    if let Some(babel) = &self.babel {
+                        babel.tell(&self.mesh);
+                    }
+                }
                 (from, heard) = next_beacon(self.discovery.as_ref()) => {
                     self.mesh.handle_beacon(from, &heard, self.io.now());
                 }
@@ -272,6 +286,7 @@ impl Daemon {
             }
             peer.silent_since = Instant::now();
         }
+        problems.extend(self.babel.iter().flat_map(Babel::problems));
         problems.extend(self.discovery.iter().flat_map(Discovery::problems).cloned());
         problems
     }

@@ -125,6 +125,7 @@ impl Plan<'_> {
             peers: if member.namespace.is_none() { self.settings.mesh.peers.clone() } else { Vec::new() },
             discovery,
             socket: self.layout.daemon_socket(&member.name, Role::Mesh.name()),
+            babel: Vec::new(),
         }
     }
 
