@@ -114,6 +114,11 @@ impl Prefix {
         self.length
     }
 
+    /// Whether every address of the other one is in this one too.
+    pub fn covers(self, other: Self) -> bool {
+        self.length <= other.length && Self::new(other.address, self.length) == Some(self)
+    }
+
     /// The octets that are written at all.
     fn octets(self) -> usize {
         usize::from(self.length).div_ceil(8)

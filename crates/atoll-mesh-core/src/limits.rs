@@ -202,6 +202,48 @@ pub const SEQNO_PAUSE: Duration = Duration::from_millis(50);
 /// How long the feasibility distance of an origin without any route is remembered (RFC 8966 section 3.7.3).
 pub const ORIGIN_KEEP: Duration = Duration::from_secs(180);
 
+/// Routers on plain interfaces that are listened to, over all interfaces.
+pub const PLAIN_NEIGHBOURS_MAX: usize = 64;
+/// Routes that are kept of them.
+pub const PLAIN_ROUTES_MAX: usize = 4096;
+/// Sources of these of which the feasibility distance is kept.
+pub const PLAIN_SOURCES_MAX: usize = 4096;
+/// Requests for a newer sequence number that are open, and as many that were passed on lately.
+pub const PLAIN_REQUESTS_MAX: usize = 256;
+/// Prefixes that are announced on a plain interface.
+pub const PLAIN_ANNOUNCED_MAX: usize = ORIGINS_MAX + 1;
+/// Packets that wait to be sent on plain interfaces.
+pub const PLAIN_TRANSMITS_MAX: usize = 1024;
+/// Requests and acknowledgement requests on plain interfaces that are answered each second.
+pub const PLAIN_ANSWERS_PER_SECOND_MAX: u32 = 200;
+/// Time between two hellos on a plain interface (RFC 8966 appendix B).
+pub const PLAIN_HELLO_INTERVAL: Duration = Duration::from_secs(4);
+/// What an IHU promises about the next one: three hellos (appendix B). One goes with each hello.
+pub const PLAIN_IHU_INTERVAL: Duration = Duration::from_secs(12);
+/// Time between two complete announcements on a plain interface (appendix B).
+pub const PLAIN_UPDATE_INTERVAL: Duration = Duration::from_secs(16);
+/// Hellos that follow each other closely when an interface or a neighbour is new: two of three must be heard.
+pub const PLAIN_BURST: u32 = 3;
+/// Time between two of these, and between two sendings of a change.
+pub const PLAIN_PAUSE: Duration = Duration::from_millis(200);
+/// Changes are collected for this long.
+pub const PLAIN_BATCH: Duration = Duration::from_millis(20);
+/// How often a change is sent, because it may be lost.
+pub const PLAIN_CHANGE_SENDINGS: u8 = 2;
+/// How long a route without a way stays unreachable, if others may still send to this node for it (section 3.5.4).
+pub const PLAIN_HOLD: Duration = Duration::from_secs(56);
+/// How long a feasibility distance is kept that is not told any more (appendix B).
+pub const PLAIN_SOURCE_KEEP: Duration = Duration::from_secs(180);
+/// Sendings of a request for a newer sequence number, the first repetition after [`PLAIN_REQUEST_RETRY`] (appendix B).
+pub const PLAIN_REQUEST_TRIES_MAX: u32 = 3;
+/// First repetition of that; doubles.
+pub const PLAIN_REQUEST_RETRY: Duration = Duration::from_secs(2);
+/// A request is not passed on twice within this time.
+pub const PLAIN_FORWARD_PAUSE: Duration = Duration::from_secs(1);
+/// Shortest time between two own sequence numbers: the shell's first one is the calendar in seconds, and must be newer
+/// after a restart.
+pub const PLAIN_SEQNO_PAUSE: Duration = Duration::from_secs(1);
+
 const _: () = assert!(PENDING_PER_SOURCE_MAX * 2 <= PENDING_STRANGERS_MAX);
 const _: () = assert!(COOKIE_KEEP.as_secs() <= COOKIE_SECRET_LIFE.as_secs());
 const _: () = assert!(DISCOVERED_LINKS_MAX * 2 <= LINKS_MAX);

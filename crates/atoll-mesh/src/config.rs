@@ -1,5 +1,7 @@
 //! The configuration as it is written, and as it is used: parsed once.
 
+mod plain;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
@@ -7,10 +9,12 @@ use std::{
     str::FromStr,
 };
 
-use atoll_base::{NodeId, NodeSecret, RegionId, RegionPrefix, keys::KeyError};
+use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId, RegionPrefix, keys::KeyError};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{DISCOVERY_INTERFACES_MAX, MEMBERS_MAX, PEERS_MAX};
+pub(crate) use plain::Plain;
+pub use plain::{Announce, BabelConfig};
 
 /// Configuration of the mesh daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +39,9 @@ pub struct Config {
     pub members: Option<Vec<NodeId>>,
     /// Unix socket of the local API.
     pub socket: PathBuf,
+    /// Interfaces on which routes are exchanged with ordinary Babel routers; none: off.
+    #[serde(default)]
+    pub babel: Vec<BabelConfig>,
 }
 
 /// A configuration that cannot be used.
@@ -79,6 +86,22 @@ pub enum ConfigError {
     /// The own interface cannot be searched for neighbours.
     #[error("`discovery` names '{0}', the mesh's own interface: name the interfaces of the local networks instead")]
     OwnInterface(String),
+    /// A plain interface cannot be used.
+    #[error("`babel` cannot use the interface '{interface}': {why}")]
+    Babel {
+        /// What was written.
+        interface: String,
+        /// What is wrong with it, and what to do.
+        why: &'static str,
+    },
+    /// A prefix of a plain interface cannot be used.
+    #[error("'{prefix}' in `accept` is not a prefix to learn: {why}; write address/length, such as fd01::/16")]
+    Accept {
+        /// What was written.
+        prefix: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
 }
 
 /// A neighbour to call.
@@ -131,6 +154,11 @@ impl Config {
             std::fs::read_to_string(&self.identity).map_err(|source| ConfigError::ReadKey { path: path(), source })?;
         let secret = NodeSecret::from_text(&text).map_err(|source| ConfigError::BadKey { path: path(), source })?;
         Ok((secret, peers))
+    }
+
+    /// Parses the plain interfaces.
+    pub(crate) fn check_babel(&self, network: MeshAddr) -> Result<Vec<Plain>, ConfigError> {
+        plain::check(&self.babel, &self.interface, network)
     }
 }
 

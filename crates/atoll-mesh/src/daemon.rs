@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use atoll_base::{NodeId, RegionPrefix};
+use atoll_base::{MeshAddr, NodeId, RegionPrefix};
 use atoll_mesh_core::{
     Event, LinkId, Mesh, Origin, Settings, Time, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU,
 };
@@ -23,19 +23,22 @@ use tokio::{
 
 use crate::{
     Config, MeshError, api,
+    babel::Babel,
     config::{Host, Peer},
     discovery::Discovery,
     io::{Io, Ready, open_udp},
-    limits::{API_STOP_MAX, BEACON_INTERVAL, CARRIER_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL},
+    limits::{API_STOP_MAX, BEACON_INTERVAL, CARRIER_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL},
 };
 
 /// Runs the daemon until `shutdown` completes.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
     let (secret, peers) = config.check()?;
+    let node = secret.id();
+    let plain = config.check_babel(MeshAddr::of(config.region, node))?;
     let listener = api::listen(&config.socket).await?;
     let (udp, is_ipv6) = open_udp(config.listen)?;
     let discovery = Discovery::open(config.discovery.clone())?;
-    let node = secret.id();
+    let babel = Babel::start(plain, config.region, node).await?;
     let settings = Settings {
         secret,
         region: config.region,
@@ -79,12 +82,16 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         mesh,
         io,
         discovery,
+        babel,
         peers,
         watch,
         behind: BTreeMap::new(),
         carriers_seen: (Time::ZERO, 0),
     };
     let result = daemon.run(requests, endpoints, shutdown).await;
+    if let Some(babel) = daemon.babel.take() {
+        babel.stop().await;
+    }
     daemon.mesh.stop(daemon.io.now());
     daemon.io.flush(&mut daemon.mesh);
     resolver.abort();
@@ -103,6 +110,7 @@ struct Daemon {
     mesh: Mesh,
     io: Io,
     discovery: Option<Discovery>,
+    babel: Option<Babel>,
     peers: Vec<StaticPeer>,
     watch: LinkWatch,
     /// Index of the interface over which each link that is up was reached when it came up.
@@ -127,6 +135,8 @@ impl Daemon {
         tokio::pin!(shutdown);
         let mut beacon = interval(BEACON_INTERVAL);
         beacon.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tell = interval(PLAIN_LOOK_INTERVAL);
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
         loop {
@@ -149,6 +159,11 @@ impl Daemon {
                 Some(request) = requests.recv() => self.answer(request),
                 Some((peer, endpoint)) = endpoints.recv() => self.place_peer(peer, endpoint),
                 _ = beacon.tick(), if self.discovery.is_some() => self.send_beacon(),
+                _ = tell.tick(), if self.babel.is_some() => {
+                    if let Some(babel) = &self.babel {
+                        babel.tell(&self.mesh);
+                    }
+                }
                 (from, heard) = next_beacon(self.discovery.as_ref()) => {
                     self.mesh.handle_beacon(from, &heard, self.io.now());
                 }

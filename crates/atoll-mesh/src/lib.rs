@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod babel;
 mod config;
 mod daemon;
 mod deliver;
@@ -16,7 +17,7 @@ pub mod limits;
 mod metrics;
 mod send;
 
-pub use config::{Config, ConfigError};
+pub use config::{Announce, BabelConfig, Config, ConfigError};
 pub use daemon::run;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -56,6 +57,13 @@ pub enum MeshError {
         limits::BEACON_PORT
     )]
     Discovery(#[source] std::io::Error),
+    /// The socket for Babel could not be made.
+    #[error(
+        "cannot exchange routes on plain interfaces (UDP port {}): stop the other Babel router of this machine, or leave \
+         `babel` empty",
+        atoll_mesh_core::babel::PORT
+    )]
+    Babel(#[source] std::io::Error),
     /// Another daemon answers there already.
     #[error("another mesh daemon already answers on {0}: stop it first, or set another `socket`")]
     AlreadyRuns(PathBuf),

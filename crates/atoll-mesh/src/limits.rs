@@ -35,3 +35,13 @@ pub const BEACON_PORT: u16 = 4869;
 /// Shortest time between two questions whether the interfaces of links still have a carrier; asked only while something
 /// is sent.
 pub const CARRIER_INTERVAL: Duration = Duration::from_millis(20);
+/// Plain interfaces, on which routes are exchanged with ordinary Babel routers.
+pub const PLAIN_INTERFACES_MAX: usize = 16;
+/// Prefixes of which routes are learned on one plain interface.
+pub const PLAIN_ACCEPT_MAX: usize = 256;
+/// How often plain interfaces and their addresses are looked up, and routes that the kernel refused are tried again.
+pub const PLAIN_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Largest packet of Babel that is read: what an Ethernet frame holds, and jumbo frames.
+pub const PLAIN_PACKET_BYTES_MAX: usize = 9216;
+/// How long the removal of learned routes may take at shutdown.
+pub const PLAIN_STOP_MAX: Duration = Duration::from_secs(5);

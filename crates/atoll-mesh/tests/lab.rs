@@ -67,6 +67,7 @@ impl Member {
             peers: peers.iter().map(|peer| (*peer).to_owned()).collect(),
             discovery: discovery.iter().map(|interface| (*interface).to_owned()).collect(),
             socket: self.socket(),
+            babel: Vec::new(),
         }
     }
 

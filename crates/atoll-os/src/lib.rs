@@ -20,6 +20,7 @@
 //! It is the only crate in which `unsafe` is allowed.
 #![allow(unsafe_code)] // system calls for which nix has no safe wrapper; each block says why it is sound
 
+pub mod addresses;
 pub mod cgroup;
 pub mod disk;
 mod exec;

@@ -1,5 +1,7 @@
 //! Links, addresses, routes and network sysctls of one network namespace, over rtnetlink.
 
+pub mod learned;
+
 use std::{
     fs, io,
     net::{IpAddr, Ipv6Addr},

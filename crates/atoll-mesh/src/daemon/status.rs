@@ -8,7 +8,7 @@ use atoll_mesh_core::{LinkId, Origin, routing::Verdict};
 use tokio::time::Instant;
 
 use super::Daemon;
-use crate::{api::Request, discovery::Discovery, limits::PEER_PATIENCE, metrics::Snapshot};
+use crate::{api::Request, babel::Babel, discovery::Discovery, limits::PEER_PATIENCE, metrics::Snapshot};
 
 impl Daemon {
     /// Answers a question; whoever asked may have gone away.
@@ -128,6 +128,7 @@ impl Daemon {
             }
             peer.silent_since = Instant::now();
         }
+        problems.extend(self.babel.iter().flat_map(Babel::problems));
         problems.extend(self.discovery.iter().flat_map(Discovery::problems).cloned());
         problems
     }

@@ -126,6 +126,7 @@ impl Plan<'_> {
             discovery,
             members: None,
             socket: self.layout.daemon_socket(&member.name, Role::Mesh.name()),
+            babel: Vec::new(),
         }
     }
 

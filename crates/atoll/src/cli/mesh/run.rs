@@ -111,6 +111,7 @@ fn standalone(args: &RunArgs, state: Option<&Path>) -> Result<Config> {
         discovery: args.discovery.clone(),
         members: (!args.only.is_empty()).then(|| args.only.clone()),
         socket: layout.mesh_socket(),
+        babel: Vec::new(),
     })
 }
 
