@@ -123,6 +123,8 @@ impl Daemon {
                 ready = self.io.ready() => match ready? {
                     Ready::Udp => self.io.read_datagrams(&mut self.mesh),
                     Ready::Tun => self.io.read_packets(&mut self.mesh)?,
+                    // What waits is sent by `settle`.
+                    Ready::Room => {}
                 },
                 () = &mut timer, if deadline.is_some() => {
                     // What lies unread is older than the timer: it may be the very answer that is waited for.
@@ -204,7 +206,13 @@ impl Daemon {
         counters.push(("send_errors", self.io.send_errors()));
         counters.push(("tun_errors", self.io.tun_errors()));
         counters.push(("odd_packets", self.io.odd_packets));
-        Snapshot { status: self.status(), counters }
+        let (queue_bytes, queue_datagrams) = self.mesh.held();
+        let gauges = vec![
+            ("queue_bytes", "Bytes of datagrams that wait for the socket", queue_bytes),
+            ("queue_datagrams", "Datagrams that wait for the socket", queue_datagrams),
+            ("send_buffer_bytes", "What the kernel's send buffer may hold", self.io.send_buffer_bytes()),
+        ];
+        Snapshot { status: self.status(), counters, gauges }
     }
 
     fn status(&mut self) -> MeshStatus {

@@ -15,6 +15,7 @@ mod io;
 pub mod limits;
 mod metrics;
 mod send;
+mod stuck;
 
 pub use config::{Config, ConfigError};
 pub use daemon::run;

@@ -25,6 +25,14 @@ pub fn enlarge_buffers(socket: &impl AsFd, bytes: usize) {
     }
 }
 
+/// Sets the kernel's send buffer so that it takes about so many bytes of datagrams before it is full. The kernel counts
+/// its own overhead in, and doubles the number for that. Never fails; without it, the buffer stays as it is.
+pub fn set_send_buffer(socket: &impl AsFd, bytes: usize) {
+    if setsockopt(socket, sockopt::SndBufForce, &bytes).is_err() {
+        let _ = setsockopt(socket, sockopt::SndBuf, &bytes);
+    }
+}
+
 /// Asks the kernel to keep what ICMP says of sent datagrams, for [`next_refused`]. Never fails; without it, silence has to
 /// tell.
 pub fn keep_errors(socket: &impl AsFd) {
@@ -50,9 +58,7 @@ pub fn next_refused(socket: &impl AsRawFd) -> Option<SocketAddr> {
         let to = message.address.and_then(|storage| {
             let v4 = storage.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
             let v6 = storage.as_sockaddr_in6();
-            v4.or(v6.map(|v6| {
-                std::net::SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into()
-            }))
+            v4.or(v6.map(|v6| std::net::SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into()))
         });
         if let Some(to) = to.filter(|_| is_refusal) {
             return Some(to);
