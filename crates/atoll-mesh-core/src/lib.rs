@@ -22,6 +22,7 @@ pub mod babel;
 pub mod beacon;
 mod channel;
 mod cookie;
+pub mod ecn;
 mod handshake;
 pub mod kem;
 pub mod limits;
@@ -33,10 +34,12 @@ mod noise;
 pub mod offload;
 mod packet;
 pub mod plain;
+pub mod queue;
 mod rate;
 mod replay;
 pub mod routing;
 mod secrets;
+pub mod send_buffer;
 mod time;
 mod timers;
 mod transport;
@@ -46,6 +49,7 @@ pub use announce::{Announcement, Grant, Target, router_id};
 pub use mesh::{
     Event, LinkId, Mesh, Origin, Settings, Transmit, Tuning,
     data::{Received, Record, Sealer},
+    held::Held,
     status::{Counters, LinkStatus, RegionRouteStatus, RouteStatus, SessionStatus},
 };
 pub use time::Time;

@@ -66,6 +66,35 @@ pub const BORDERS_MAX: usize = 8;
 pub const TRANSMITS_MAX: usize = 4096;
 /// Packets that wait to be written to the TUN device.
 pub const PACKETS_MAX: usize = 4096;
+/// Delay that a flow's queue may have for longer than [`QUEUE_INTERVAL`] (RFC 8289 section 4.4).
+pub const QUEUE_TARGET: Duration = Duration::from_millis(5);
+/// Round trip within which a sender should have reacted to a mark or drop (RFC 8289 section 4.3).
+pub const QUEUE_INTERVAL: Duration = Duration::from_millis(100);
+/// Queues among which the flows that wait for the socket are shared out by hash (RFC 8290 section 5.1).
+pub const QUEUE_FLOWS: usize = 1024;
+/// Datagrams that wait for the socket. Fair queueing lets some overtake others: by less than a replay window.
+pub const QUEUE_DATAGRAMS_MAX: usize = 1536;
+/// Their bytes.
+pub const QUEUE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What a flow may send each time that it is its turn.
+pub const QUEUE_QUANTUM_BYTES: usize = MTU + crate::wire::data::OVERHEAD_BYTES;
+/// Datagrams that a full queue drops at once (RFC 8290 section 5.2).
+pub const QUEUE_DROPS_MAX: usize = 64;
+/// Buffers of that size are used again; larger datagrams have each its own.
+pub const QUEUE_BUFFER_BYTES: usize = 2048;
+/// How long what lies in the kernel's send buffer should take to leave, about.
+pub const SEND_BUFFER_TIME: Duration = Duration::from_millis(3);
+/// Time over which one value of the rate is taken for that, at least.
+pub const SEND_BUFFER_WINDOW: Duration = Duration::from_millis(20);
+/// Smallest send buffer: a few datagrams, so that the next is there when one has left.
+pub const SEND_BUFFER_BYTES_MIN: usize = 4096;
+/// Send buffer before any rate is known: two whole rows.
+pub const SEND_BUFFER_BYTES_INITIAL: usize = 128 * 1024;
+/// Largest send buffer: 3 ms of 10 Gb/s.
+pub const SEND_BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Memory of the queue.
+pub const QUEUE_MEMORY_BYTES_MAX: usize =
+    QUEUE_DATAGRAMS_MAX * (QUEUE_BUFFER_BYTES + 96) + QUEUE_BYTES_MAX + QUEUE_FLOWS * 128;
 /// Events that wait to be read.
 pub const EVENTS_MAX: usize = 1024;
 /// Hops that a datagram may take.
@@ -244,6 +273,9 @@ pub const PLAIN_FORWARD_PAUSE: Duration = Duration::from_secs(1);
 /// after a restart.
 pub const PLAIN_SEQNO_PAUSE: Duration = Duration::from_secs(1);
 
+const _: () = assert!(QUEUE_DATAGRAMS_MAX < crate::replay::WINDOW as usize);
+const _: () = assert!(QUEUE_QUANTUM_BYTES <= QUEUE_BUFFER_BYTES);
+const _: () = assert!(QUEUE_MEMORY_BYTES_MAX <= 6 * 1024 * 1024);
 const _: () = assert!(PENDING_PER_SOURCE_MAX * 2 <= PENDING_STRANGERS_MAX);
 const _: () = assert!(COOKIE_KEEP.as_secs() <= COOKIE_SECRET_LIFE.as_secs());
 const _: () = assert!(DISCOVERED_LINKS_MAX * 2 <= LINKS_MAX);

@@ -2,6 +2,7 @@
 
 pub(crate) mod data;
 mod handshakes;
+pub(crate) mod held;
 mod links;
 mod members;
 mod remotes;
@@ -24,12 +25,14 @@ use zeroize::Zeroizing;
 use crate::{
     accept::Acceptor,
     beacon::Beacon,
+    ecn::Ecn,
     handshake::{Local, Sources},
     kem::Kem,
     limits::{
         DISCOVERED_LINKS_MAX, EVENTS_MAX, HANDSHAKE_ANSWERS_PER_SECOND_MAX, HINTS_PER_SECOND_MAX, ICMP_PER_SECOND_MAX,
         LINKS_MAX, PACKETS_MAX, REFUSAL_EVENTS_PER_SECOND_MAX, REKEY_AFTER, REKEY_AFTER_MESSAGES, TRANSMITS_MAX,
     },
+    queue::FairQueue,
     rate::RateLimit,
     routing::{Router, RouterSettings},
     secrets::Secrets,
@@ -173,6 +176,12 @@ pub struct Mesh {
     router: Router,
     timers: Timers,
     transmits: VecDeque<Transmit>,
+    /// Frames that wait because the socket is full, and over which link each came; none: it is of this node.
+    queue: FairQueue<Option<LinkId>>,
+    /// Whether frames have to wait there.
+    is_holding: bool,
+    /// The frame that left the queue last.
+    leaving: Vec<u8>,
     packets: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
     answer_rate: RateLimit,
@@ -189,6 +198,11 @@ impl Mesh {
         let seed = Zeroizing::new(seed);
         let (mut secrets, public) = Secrets::new(&seed);
         let network = MeshAddr::of(region, secret.id());
+        let rng = ChaCha20Rng::from_seed(public);
+        let mut queue_secret = [0; 16];
+        let mut other_stream = rng.clone();
+        other_stream.set_stream(1);
+        other_stream.fill_bytes(&mut queue_secret);
         Self {
             router: Router::new(RouterSettings { secret: secret.clone(), region, calendar_ms: epoch }, now),
             local: Local::new(secret, region, epoch),
@@ -196,7 +210,7 @@ impl Mesh {
             network,
             prefix: RegionPrefix::of(region),
             tuning,
-            rng: ChaCha20Rng::from_seed(public),
+            rng,
             members: None,
             links: BTreeMap::new(),
             link_indices: BTreeMap::new(),
@@ -207,6 +221,9 @@ impl Mesh {
             sources: Sources { secrets, kem },
             timers: Timers::default(),
             transmits: VecDeque::new(),
+            queue: FairQueue::new(&queue_secret),
+            is_holding: false,
+            leaving: Vec::new(),
             packets: VecDeque::new(),
             events: VecDeque::new(),
             answer_rate: RateLimit::new(HANDSHAKE_ANSWERS_PER_SECOND_MAX, now),
@@ -281,9 +298,16 @@ impl Mesh {
 
     /// Takes a datagram. Its bytes are opened, or rewritten, in place.
     pub fn handle_datagram(&mut self, from: SocketAddr, data: &mut [u8], now: Time) -> Received {
+        self.handle_datagram_ecn(from, Ecn::NotCapable, data, now)
+    }
+
+    /// The same for a datagram whose own IP header has these congestion bits.
+    pub fn handle_datagram_ecn(&mut self, from: SocketAddr, ecn: Ecn, data: &mut [u8], now: Time) -> Received {
         self.counters.rx_datagrams += 1;
         match self.mac.parse(data) {
-            Ok(Frame::Data { receiver, counter }) => return self.handle_data(from, (receiver, counter), data, now),
+            Ok(Frame::Data { receiver, counter }) => {
+                return self.handle_data(from, (receiver, counter), ecn, data, now);
+            }
             Ok(Frame::Control { receiver, counter }) => self.handle_link_control(from, (receiver, counter), data, now),
             Ok(Frame::Handshake(frame)) => self.handle_link_handshake(from, &frame, now),
             Err(WireError::Region) => self.counters.dropped_other_region += 1,

@@ -260,6 +260,8 @@ impl Merger {
             && (1..=self.segment_bytes).contains(&payload)
             && self.count < SEGMENTS_MAX
             && self.header_bytes + self.payload_bytes + payload <= PACKET_BYTES_MAX
+            // A mark on one packet of a row must not get lost, nor spread.
+            && packet[..4] == self.head[..4]
             // Addresses and ports.
             && packet[8..HEADER_BYTES + 4] == self.head[8..HEADER_BYTES + 4]
             && self.is_next(packet);

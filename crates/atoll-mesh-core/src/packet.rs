@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use crate::limits::MTU_MIN;
+use crate::{ecn::Ecn, limits::MTU_MIN};
 
 /// The IPv6 header without extensions.
 pub(crate) const HEADER_BYTES: usize = 40;
@@ -10,8 +10,6 @@ const NEXT_HEADER_ICMP: u8 = 58;
 const ICMP_HEADER_BYTES: usize = 8;
 const ICMP_UNREACHABLE: u8 = 1;
 const ICMP_TOO_BIG: u8 = 2;
-/// "Congestion experienced".
-const ECN_CONGESTED: u8 = 3;
 
 /// Source and destination of a well-formed IPv6 packet; nothing if it is not one, or its length lies.
 pub(crate) fn addresses(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
@@ -28,16 +26,18 @@ pub(crate) fn addresses(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
     Some((address(8), address(24)))
 }
 
-/// Explicit congestion notification of a packet (RFC 3168): two bits.
-pub(crate) fn ecn(packet: &[u8]) -> u8 {
-    packet.get(1).map_or(0, |byte| byte >> 4 & 3)
+/// Explicit congestion notification of a packet (RFC 3168).
+pub(crate) fn ecn(packet: &[u8]) -> Ecn {
+    Ecn::of_bits(packet.get(1).map_or(0, |byte| byte >> 4))
 }
 
-/// Carries "congestion experienced" over from the outside, if the packet's transport understands it.
-pub(crate) fn mark_congestion(packet: &mut [u8], outer_ecn: u8) {
-    if outer_ecn == ECN_CONGESTED && ecn(packet) != 0 {
-        packet[1] |= ECN_CONGESTED << 4;
+/// Carries a mark over from the outside (RFC 6040); false if the packet is to be dropped. No checksum covers these bits.
+pub(crate) fn copy_ecn(packet: &mut [u8], outer: Ecn) -> bool {
+    let Some(ecn) = ecn(packet).out_of(outer) else { return false };
+    if let Some(byte) = packet.get_mut(1) {
+        *byte = *byte & !0x30 | ecn.bits() << 4;
     }
+    true
 }
 
 /// A number that is the same for packets of one flow: addresses, protocol and ports, hashed (FNV-1a) to 16 bits.

@@ -150,6 +150,8 @@ impl Daemon {
                 ready = self.io.ready() => match ready? {
                     Ready::Udp => self.io.read_datagrams(&mut self.mesh),
                     Ready::Tun => self.io.read_packets(&mut self.mesh)?,
+                    // What waits is sent by `settle`.
+                    Ready::Room => {}
                 },
                 () = &mut timer, if deadline.is_some() => {
                     // What lies unread is older than the timer: it may be the very answer that is waited for.

@@ -11,7 +11,9 @@ use std::{
 
 use atoll_mesh_core::{
     Mesh, Received, Time,
+    ecn::Ecn,
     offload::{Offload, Super, complete_checksum_at},
+    send_buffer::SendBuffer,
     wire::data::{HEADROOM_BYTES, OVERHEAD_BYTES, RecordFlags},
 };
 use atoll_os::tun::{Tun, VNET_HEADER_BYTES, VnetHeader};
@@ -22,8 +24,12 @@ use tokio::{net::UdpSocket, time::Instant};
 use crate::{
     MeshError,
     deliver::Delivery,
-    limits::{RECEIVE_BUFFERS, RECEIVE_ROUNDS_MAX, SOCKET_BUFFER_BYTES, SUPER_BYTES_MAX, TUN_READS_MAX},
+    limits::{
+        HOLD_KEEP, RECEIVE_BUFFERS, RECEIVE_ROUNDS_MAX, ROW_BYTES_MAX, SOCKET_BUFFER_BYTES, SUPER_BYTES_MAX,
+        TUN_READS_MAX,
+    },
     send::{Row, Sender, canonical},
+    stuck::Shape,
 };
 
 /// What became readable.
@@ -32,6 +38,8 @@ pub(crate) enum Ready {
     Udp,
     /// Packets.
     Tun,
+    /// The socket takes datagrams again.
+    Room,
 }
 
 /// The socket, the device and the clock.
@@ -48,6 +56,9 @@ pub(crate) struct Io {
     /// A part of it that takes the slow way.
     part: Vec<u8>,
     row: Row,
+    send_buffer: SendBuffer,
+    /// Until when everything goes through the queue.
+    held_until: Option<Time>,
     /// Packets that the kernel handed over in a form that was not agreed on.
     pub(crate) odd_packets: u64,
 }
@@ -69,6 +80,8 @@ impl Io {
             packet: vec![0; VNET_HEADER_BYTES + SUPER_BYTES_MAX].into_boxed_slice(),
             part: Vec::new(),
             row: Row::default(),
+            send_buffer: SendBuffer::default(),
+            held_until: None,
             odd_packets: 0,
         })
     }
@@ -97,16 +110,22 @@ impl Io {
         self.sender.errors
     }
 
+    /// Size of the kernel's send buffer, in bytes of datagrams.
+    pub(crate) const fn send_buffer_bytes(&self) -> usize {
+        self.send_buffer.bytes()
+    }
+
     /// Packets that the kernel did not take.
     pub(crate) const fn tun_errors(&self) -> u64 {
         self.delivery.errors
     }
 
-    /// Waits until there is something to read.
+    /// Waits until there is something to read, or room for what waits to be sent.
     pub(crate) async fn ready(&self) -> Result<Ready, MeshError> {
         tokio::select! {
             // An error here is one of the reactor, and shows again when reading.
             _ = self.sender.udp().readable() => Ok(Ready::Udp),
+            () = self.sender.room(), if self.sender.is_full() => Ok(Ready::Room),
             result = self.tun.readable() => match result {
                 Ok(()) => Ok(Ready::Tun),
                 Err(source) => Err(MeshError::TunLost { name: self.tun.name().to_owned(), source }),
@@ -142,26 +161,31 @@ impl Io {
         let from = canonical(meta.addr);
         let start = number * SUPER_BYTES_MAX;
         let (end, stride) = (start + meta.len, meta.stride.max(1));
+        let outer = Ecn::of_bits(meta.ecn.map_or(0, |ecn| ecn as u8));
         // Datagrams for one next hop lie side by side, and leave as they came: as one row.
-        let mut onward: Option<(SocketAddr, usize)> = None;
+        let mut onward: Option<(Shape, usize)> = None;
         let mut at = start;
         while at < end {
             let next = (at + stride).min(end);
-            let outcome = mesh.handle_datagram(from, &mut self.received[at..next], now);
-            let to = if let Received::Relay { to } = outcome { Some(to) } else { None };
-            if let Some((previous, began)) = onward.filter(|(previous, _)| Some(*previous) != to) {
-                self.sender.send(previous, &self.received[began..at], stride);
+            let outcome = mesh.handle_datagram_ecn(from, outer, &mut self.received[at..next], now);
+            let shape = match outcome {
+                Received::Relay { to, ecn } => Some(Shape { to, ecn, datagram_bytes: stride }),
+                Received::Done | Received::Packet(_) => None,
+            };
+            if let Some((previous, began)) = onward.filter(|(previous, _)| Some(*previous) != shape) {
+                self.sender.send(previous, &self.received[began..at]);
+                self.note_full(mesh);
                 onward = None;
             }
-            match outcome {
-                Received::Done => {}
-                Received::Packet(record) => self.delivery.push(at, record),
-                Received::Relay { to } => onward = onward.or(Some((to, at))),
+            onward = onward.or(shape.map(|shape| (shape, at)));
+            if let Received::Packet(record) = outcome {
+                self.delivery.push(at, record);
             }
             at = next;
         }
-        if let Some((to, began)) = onward {
-            self.sender.send(to, &self.received[began..end], stride);
+        if let Some((shape, began)) = onward {
+            self.sender.send(shape, &self.received[began..end]);
+            self.note_full(mesh);
         }
     }
 
@@ -170,7 +194,10 @@ impl Io {
         let now = self.now();
         for _ in 0..TUN_READS_MAX {
             match self.tun.try_read(&mut self.packet) {
-                Ok(length) => self.handle_super(mesh, length, now),
+                Ok(length) => {
+                    self.handle_super(mesh, length, now);
+                    self.note_full(mesh);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // EIO: the device was deleted. (One that is down blocks readers, and refuses writes only.)
@@ -178,6 +205,7 @@ impl Io {
             }
         }
         self.sender.send_row(&mut self.row);
+        self.note_full(mesh);
         self.flush(mesh);
         Ok(())
     }
@@ -206,7 +234,12 @@ impl Io {
         if let Some(mut sealer) = mesh.sealer(packet, whole.length(0), now) {
             for number in 0..whole.count() {
                 let bytes = whole.length(number);
-                let frame = self.row.extend(&mut self.sender, sealer.to(), bytes + OVERHEAD_BYTES);
+                let frame = if sealer.is_held() {
+                    self.part.resize(bytes + OVERHEAD_BYTES, 0);
+                    self.part.as_mut_slice()
+                } else {
+                    self.row.extend(&mut self.sender, sealer.to(), sealer.ecn(), bytes + OVERHEAD_BYTES)
+                };
                 whole.write(number, &mut frame[HEADROOM_BYTES..HEADROOM_BYTES + bytes]);
                 sealer.seal(frame, RecordFlags { continues: number > 0, partial_checksum });
             }
@@ -219,10 +252,21 @@ impl Io {
         }
     }
 
-    /// Sends and writes all that the core has ready. What the kernel does not take is dropped, as a router would.
+    /// Sends and writes all that the core has ready. What the socket does not take waits: first what was ready when it
+    /// became full, then the core's own frames, then data in the order of its queue.
     pub(crate) fn flush(&mut self, mesh: &mut Mesh) {
-        while let Some(transmit) = mesh.poll_transmit() {
-            self.sender.send(transmit.to, &transmit.data, transmit.data.len());
+        if self.sender.is_full() {
+            self.sender.retry();
+            self.note_full(mesh);
+        }
+        while !self.sender.is_full()
+            && let Some(transmit) = mesh.poll_transmit()
+        {
+            self.sender.send_one(transmit.to, &transmit.data);
+            self.note_full(mesh);
+        }
+        if self.held_until.is_some() {
+            self.flush_held(mesh);
         }
         while let Some(packet) = mesh.poll_packet() {
             self.delivery.write_one(&packet, &self.tun);
@@ -230,6 +274,38 @@ impl Io {
         while let Some(endpoint) = self.sender.next_refused() {
             mesh.handle_refused(endpoint, self.now());
         }
+    }
+
+    /// Sends what waited, and ends the time of waiting when the socket was never full for long enough.
+    fn flush_held(&mut self, mesh: &mut Mesh) {
+        let now = self.now();
+        self.row.bytes_max = self.send_buffer.row_bytes().min(ROW_BYTES_MAX);
+        while !self.sender.is_full() {
+            let Some(held) = mesh.poll_held(now) else { break };
+            self.row.extend(&mut self.sender, held.to, held.ecn, held.data.len()).copy_from_slice(held.data);
+        }
+        self.sender.send_row(&mut self.row);
+        self.row.bytes_max = ROW_BYTES_MAX;
+        self.note_full(mesh);
+        if !self.sender.is_full() {
+            self.send_buffer.handle_idle();
+            if self.held_until.is_some_and(|until| now >= until) {
+                self.held_until = None;
+            }
+        }
+        mesh.hold(self.held_until.is_some());
+    }
+
+    /// Lets data wait from now on, if the socket became full.
+    fn note_full(&mut self, mesh: &mut Mesh) {
+        let Some(taken) = self.sender.next_full() else { return };
+        let now = self.now();
+        self.held_until = Some(now + HOLD_KEEP);
+        self.send_buffer.handle_taken(taken);
+        if let Some(bytes) = self.send_buffer.handle_full(now) {
+            atoll_os::udp::set_send_buffer(self.sender.udp(), bytes);
+        }
+        mesh.hold(true);
     }
 
     /// Takes the device away in good order.
@@ -260,6 +336,7 @@ pub(crate) fn open_udp(listen: SocketAddr) -> Result<(UdpSocket, bool), MeshErro
     }
     socket.set_nonblocking(true).map_err(fail)?;
     atoll_os::udp::enlarge_buffers(&socket, SOCKET_BUFFER_BYTES);
+    atoll_os::udp::set_send_buffer(&socket, SendBuffer::default().bytes());
     socket.bind(&listen.into()).map_err(fail)?;
     let socket = UdpSocket::from_std(socket.into()).map_err(fail)?;
     Ok((socket, is_ipv6))

@@ -16,6 +16,7 @@ mod io;
 pub mod limits;
 mod metrics;
 mod send;
+mod stuck;
 
 pub use config::{Announce, BabelConfig, Config, ConfigError};
 pub use daemon::run;

@@ -12,7 +12,13 @@ pub const RECEIVE_BUFFERS: usize = 8;
 pub const RECEIVE_ROUNDS_MAX: usize = 4;
 /// Packets that are read from the TUN device in one go.
 pub const TUN_READS_MAX: usize = 16;
-/// Kernel buffers of the UDP socket, each way.
+/// Datagrams that were ready when the socket turned out to be full, and are the first when it takes more.
+pub const STUCK_BYTES_MAX: usize = 4 * ROW_BYTES_MAX;
+/// When a full socket is tried again, if nothing tells that it takes more.
+pub const ROOM_PAUSE: Duration = Duration::from_millis(1);
+/// How long after the socket was full everything still goes through the queue, so that its order and sizes are ours.
+pub const HOLD_KEEP: Duration = Duration::from_secs(1);
+/// Kernel buffers of the UDP socket, each way; the one for sending is then fitted to what leaves in a few milliseconds.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Static peers in a configuration.
 pub const PEERS_MAX: usize = 64;

@@ -12,6 +12,8 @@ use prometheus_client::{
 pub(crate) struct Snapshot {
     pub(crate) status: MeshStatus,
     pub(crate) counters: Vec<(&'static str, u64)>,
+    /// Values of this moment: name, help, value.
+    pub(crate) gauges: Vec<(&'static str, &'static str, usize)>,
 }
 
 /// Renders all metrics.
@@ -30,6 +32,9 @@ pub(crate) fn render(snapshot: &Snapshot) -> Result<String, core::fmt::Error> {
     let mut gauge = |name: &str, help: &str, value: usize| {
         registry.register(name, help, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)));
     };
+    for (name, help, value) in &snapshot.gauges {
+        gauge(name, help, *value);
+    }
     gauge("links", "Links to neighbours", status.peers.len());
     gauge("links_up", "Links that work in both directions", status.peers.iter().filter(|peer| peer.up).count());
     gauge("routes", "Nodes that can be reached", status.routes.len());

@@ -5,10 +5,14 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
 };
 
-use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use atoll_mesh_core::ecn::Ecn;
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use tokio::{io::Interest, net::UdpSocket};
 
-use crate::limits::ROW_BYTES_MAX;
+use crate::{
+    limits::{ROOM_PAUSE, ROW_BYTES_MAX},
+    stuck::{Shape, Stuck},
+};
 
 /// The socket.
 pub(crate) struct Sender {
@@ -22,13 +26,28 @@ pub(crate) struct Sender {
     pub(crate) errors: u64,
     /// The network said something of earlier datagrams.
     is_told: bool,
+    /// What the socket has not taken yet.
+    stuck: Stuck,
+    was_full: bool,
+    /// Bytes that it took.
+    taken: usize,
 }
 
 impl Sender {
     pub(crate) fn new(udp: UdpSocket, is_ipv6: bool) -> io::Result<Self> {
         let state = UdpSocketState::new((&udp).into())?;
         atoll_os::udp::keep_errors(&udp);
-        Ok(Self { udp, state, is_ipv6, sends: 0, errors: 0, is_told: false })
+        Ok(Self {
+            udp,
+            state,
+            is_ipv6,
+            sends: 0,
+            errors: 0,
+            is_told: false,
+            stuck: Stuck::default(),
+            was_full: false,
+            taken: 0,
+        })
     }
 
     pub(crate) const fn udp(&self) -> &UdpSocket {
@@ -52,25 +71,82 @@ impl Sender {
         refused
     }
 
-    /// Sends datagrams of `datagram_bytes` each, of which the last may be shorter.
-    pub(crate) fn send(&mut self, to: SocketAddr, row: &[u8], datagram_bytes: usize) {
+    /// Sends a row. What the socket does not take waits, and is the first to go when it takes more.
+    pub(crate) fn send(&mut self, shape: Shape, row: &[u8]) {
+        let sent = if self.stuck.is_empty() { self.send_some(shape, row) } else { 0 };
+        if sent < row.len() && !self.stuck.push(shape, &row[sent..]) {
+            self.errors += (row.len() - sent).div_ceil(shape.datagram_bytes.max(1)) as u64;
+        }
+    }
+
+    /// Sends one datagram.
+    pub(crate) fn send_one(&mut self, to: SocketAddr, datagram: &[u8]) {
+        self.send(Shape { to, ecn: Ecn::NotCapable, datagram_bytes: datagram.len() }, datagram);
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    pub(crate) fn retry(&mut self) {
+        let mut stuck = core::mem::take(&mut self.stuck);
+        while let Some((shape, row)) = stuck.front() {
+            let (all, sent) = (row.len(), self.send_some(shape, row));
+            stuck.advance(sent);
+            if sent < all {
+                break;
+            }
+        }
+        self.stuck = stuck;
+    }
+
+    /// Waits until the socket may take more.
+    pub(crate) async fn room(&self) {
+        let ready = self.udp.ready(Interest::WRITABLE).await;
+        if !ready.is_ok_and(|ready| !ready.is_write_closed()) {
+            // An ICMP error came once. Since then the reactor takes the socket for closed, and so always ready.
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
+    }
+
+    /// Whether the socket took less than it was given.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.stuck.is_empty()
+    }
+
+    /// Whether it became full since this was asked last, and how many bytes it took meanwhile.
+    pub(crate) fn next_full(&mut self) -> Option<usize> {
+        core::mem::take(&mut self.was_full).then(|| core::mem::take(&mut self.taken))
+    }
+
+    /// Sends a row until the socket is full: how many bytes are done with.
+    fn send_some(&mut self, shape: Shape, row: &[u8]) -> usize {
+        let Shape { to, ecn, datagram_bytes } = shape;
         let destination = if self.is_ipv6 { mapped(to) } else { to };
         let per_call = datagram_bytes * self.state.max_gso_segments();
+        let mut done = 0;
         for contents in row.chunks(per_call.max(1)) {
             let segment_size = (contents.len() > datagram_bytes).then_some(datagram_bytes);
-            let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
             self.sends += 1;
+            let ecn = EcnCodepoint::from_bits(ecn.bits());
+            let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: None };
             let mut sent = self.try_send(&transmit);
             if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
                 // That is about an earlier datagram, and was told instead of sending this one.
                 self.is_told = true;
                 sent = self.try_send(&transmit);
             }
-            if let Err(error) = sent {
-                self.errors += contents.len().div_ceil(datagram_bytes.max(1)) as u64;
-                tracing::trace!(%error, %to, "datagrams were not sent");
+            match sent {
+                Ok(()) => self.taken += contents.len(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.was_full = true;
+                    return done;
+                }
+                Err(error) => {
+                    self.errors += contents.len().div_ceil(datagram_bytes.max(1)) as u64;
+                    tracing::trace!(%error, %to, "datagrams were not sent");
+                }
             }
+            done += contents.len();
         }
+        done
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -79,34 +155,41 @@ impl Sender {
 
     /// Sends a row and empties it.
     pub(crate) fn send_row(&mut self, row: &mut Row) {
-        if let Some(to) = row.to.take() {
-            self.send(to, &row.bytes, row.datagram_bytes);
+        if let Some(shape) = row.shape.take() {
+            self.send(shape, &row.bytes);
         }
         row.bytes.clear();
     }
 }
 
 /// Datagrams for one neighbour, side by side: all of one size, but the last, which may be shorter.
-#[derive(Default)]
 pub(crate) struct Row {
-    to: Option<SocketAddr>,
+    shape: Option<Shape>,
     bytes: Vec<u8>,
-    datagram_bytes: usize,
+    /// Largest row.
+    pub(crate) bytes_max: usize,
+}
+
+impl Default for Row {
+    fn default() -> Self {
+        Self { shape: None, bytes: Vec::new(), bytes_max: ROW_BYTES_MAX }
+    }
 }
 
 impl Row {
     /// Room for one more datagram. What does not belong into the same row as those before it lets them be sent first.
-    pub(crate) fn extend(&mut self, sender: &mut Sender, to: SocketAddr, bytes: usize) -> &mut [u8] {
-        let is_whole = self.datagram_bytes > 0 && self.bytes.len().is_multiple_of(self.datagram_bytes);
-        let fits = self.to == Some(to)
-            && is_whole
-            && bytes <= self.datagram_bytes
-            && self.bytes.len() + bytes <= ROW_BYTES_MAX
-            && self.bytes.len() / self.datagram_bytes < sender.state.max_gso_segments();
+    pub(crate) fn extend(&mut self, sender: &mut Sender, to: SocketAddr, ecn: Ecn, bytes: usize) -> &mut [u8] {
+        let fits = self.shape.is_some_and(|shape| {
+            shape.to == to
+                && shape.ecn == ecn
+                && self.bytes.len().is_multiple_of(shape.datagram_bytes)
+                && bytes <= shape.datagram_bytes
+                && self.bytes.len() + bytes <= self.bytes_max
+                && self.bytes.len() / shape.datagram_bytes < sender.state.max_gso_segments()
+        });
         if !fits {
             sender.send_row(self);
-            self.to = Some(to);
-            self.datagram_bytes = bytes;
+            self.shape = Some(Shape { to, ecn, datagram_bytes: bytes });
         }
         let start = self.bytes.len();
         self.bytes.resize(start + bytes, 0);

@@ -4,8 +4,10 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
+    os::unix::net::UnixStream,
     path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
+    process::Command,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -164,6 +166,44 @@ impl Member {
         self.namespace.run(exchange).expect("inside").unwrap_or(false)
     }
 
+    /// Limits what leaves over a link, with a deep plain queue before it, as many modems have.
+    fn limit(&self, link: &str, rate: &str) {
+        let limits = ["rate", rate, "burst", "16kb", "limit", "16mb"];
+        let arguments = ["qdisc", "add", "dev", link, "root", "tbf"].into_iter().chain(limits);
+        let status = self.namespace.run(|| Command::new("tc").args(arguments).status()).expect("inside");
+        assert!(status.expect("this test needs tc of iproute2").success(), "this test needs the kernel's tbf");
+    }
+
+    /// A value of the daemon's metrics.
+    fn metric(&self, name: &str) -> u64 {
+        let mut stream = UnixStream::connect(self.socket()).expect("the daemon answers");
+        let request = b"GET /metrics HTTP/1.1\r\nHost: mesh\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).expect("written");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("read");
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("atoll_mesh_{name} ")));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
+    }
+
+    /// Round trips of one echo after the other, each of at most two seconds.
+    fn round_trips(&self, target: Ipv6Addr, count: usize) -> Vec<Duration> {
+        let exchange = || -> std::io::Result<Vec<Duration>> {
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            let mut trips = Vec::new();
+            for number in 0..count {
+                let start = Instant::now();
+                socket.send_to(&[number as u8; 100], (target, ECHO_PORT))?;
+                let mut buffer = [0; 128];
+                while socket.recv(&mut buffer)? != 100 || buffer[0] != number as u8 {}
+                trips.push(start.elapsed());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(trips)
+        };
+        self.namespace.run(exchange).expect("inside").expect("every echo comes back")
+    }
+
     fn wait_until_hears(&self, target: &Self) -> Duration {
         let start = Instant::now();
         wait("an echo comes back", || self.hears(target.address(), 100));
@@ -307,6 +347,52 @@ fn cuts_and_crashes_heal_by_themselves() {
     c.start(config);
     println!("after C came back: {:?}", a.wait_until_hears(&c));
     c.wait_until_hears(&a);
+}
+
+/// Ends a thread also when the test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_light_flow_passes_a_flood_at_a_slow_link() {
+    let [a, b, c] = line();
+    a.wait_until_hears(&c);
+    b.limit("to-c", "20mbit");
+    let sink = c.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 9))).expect("inside").expect("free");
+    let flood = a.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))).expect("inside").expect("free");
+    let (target, is_over) = (c.address(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        // Five times what the link carries.
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                for _ in 0..10 {
+                    let _ = flood.send_to(&[7; 1300], (target, 9));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let end = Ends(&is_over);
+        wait("the queue fills", || b.metric("queue_dropped_full_total") > 0);
+        let mut trips = a.round_trips(target, 50);
+        let (bytes, buffer) = (b.metric("queue_bytes"), b.metric("send_buffer_bytes"));
+        drop(end);
+        trips.sort_unstable();
+        println!("beside the flood: median {:?}, worst {:?}; send buffer {buffer}", trips[25], trips[49]);
+        // A plain queue of the flood's would be as long as the kernel's buffers: more than a second.
+        assert!(trips[25] < Duration::from_millis(50), "{trips:?}");
+        assert!(bytes > 0 && bytes <= atoll_mesh_core::limits::QUEUE_BYTES_MAX as u64, "{bytes}");
+        assert!(buffer < 100_000, "the kernel's queue is short, too: {buffer}");
+    });
+    drop(sink);
+    // Control frames passed all the time, and the queue is empty soon after.
+    assert!(b.status().peers.iter().all(|peer| peer.up), "no link went down");
+    wait("the queue drains", || b.metric("queue_bytes") == 0);
+    assert!(b.metric("queue_dropped_late_total") > 0);
 }
 
 #[test]

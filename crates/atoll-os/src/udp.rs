@@ -25,6 +25,14 @@ pub fn enlarge_buffers(socket: &impl AsFd, bytes: usize) {
     }
 }
 
+/// Sets the kernel's send buffer so that it takes about so many bytes of datagrams before it is full. The kernel counts
+/// its own overhead in, and doubles the number for that. Never fails; without it, the buffer stays as it is.
+pub fn set_send_buffer(socket: &impl AsFd, bytes: usize) {
+    if setsockopt(socket, sockopt::SndBufForce, &bytes).is_err() {
+        let _ = setsockopt(socket, sockopt::SndBuf, &bytes);
+    }
+}
+
 /// Asks the kernel to keep what ICMP says of sent datagrams, for [`next_refused`]. Never fails; without it, silence has to
 /// tell.
 pub fn keep_errors(socket: &impl AsFd) {

@@ -315,7 +315,7 @@ impl World {
             match mesh.handle_datagram(Self::endpoint(source), &mut data, now) {
                 Received::Done => {}
                 Received::Packet(record) => self.deliver(target, &data[record.start..record.end]),
-                Received::Relay { to } => self.transmit(target, to, data),
+                Received::Relay { to, .. } => self.transmit(target, to, data),
             }
         }
         self.settle(target);

@@ -10,14 +10,18 @@ use atoll_base::MeshAddr;
 use super::{LinkId, Mesh};
 use crate::{
     channel::Opened,
+    ecn::Ecn,
     limits::HOP_LIMIT,
     packet,
+    queue::FairQueue,
     time::Time,
     timers::Timer,
     transport::{OpenError, Transport},
     wire::{
         TAG_BYTES,
-        data::{Body, HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_AT, RecordFlags, STEERING_AT, Steering},
+        data::{
+            Body, ECN_AT, HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_AT, RecordFlags, STEERING_AT, Steering, flow_name,
+        },
     },
 };
 
@@ -33,6 +37,8 @@ pub enum Received {
     Relay {
         /// Where to.
         to: SocketAddr,
+        /// Congestion bits for its own IP header.
+        ecn: Ecn,
     },
 }
 
@@ -60,6 +66,9 @@ pub struct Sealer<'a> {
     tx_datagrams: &'a mut u64,
     to: SocketAddr,
     steering: Steering,
+    /// Where frames wait, if they have to.
+    queue: Option<&'a mut FairQueue<Option<LinkId>>>,
+    now: Time,
 }
 
 impl Sealer<'_> {
@@ -68,7 +77,17 @@ impl Sealer<'_> {
         self.to
     }
 
-    /// Makes a datagram in place. The packet must lie between the first [`HEADROOM_BYTES`] and the last [`TAG_BYTES`]
+    /// Congestion bits for the IP headers of the datagrams: those of the packet (RFC 6040 section 4.1, normal mode).
+    pub const fn ecn(&self) -> Ecn {
+        Ecn::of_bits(self.steering.ecn)
+    }
+
+    /// Whether what is sealed goes to a queue: it is not to be sent, but comes out of [`Mesh::poll_held`] later.
+    pub const fn is_held(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Makes a datagram in place, or what will become one if [`Self::is_held`]. The packet must lie between the first [`HEADROOM_BYTES`] and the last [`TAG_BYTES`]
     /// of `frame`, and belong to the flow for which this was made.
     pub fn seal(&mut self, frame: &mut [u8], flags: RecordFlags) {
         let counter = self.session.take_counter();
@@ -76,8 +95,12 @@ impl Sealer<'_> {
         frame[STEERING_AT..RECORD_AT].copy_from_slice(&self.steering.to_bytes());
         frame[RECORD_AT] = flags.to_byte();
         self.session.seal_record(counter, frame);
-        self.link.close_steering(frame);
         *self.session_bytes += (frame.len() - OVERHEAD_BYTES) as u64;
+        if let Some(queue) = &mut self.queue {
+            queue.push(&flow_name(frame), None, frame, Ecn::of_bits(self.steering.ecn).is_capable(), self.now);
+            return;
+        }
+        self.link.close_steering(frame);
         *self.link_bytes += frame.len() as u64;
         *self.tx_datagrams += 1;
     }
@@ -119,7 +142,7 @@ impl Mesh {
         let session = remote.channel.sender(now)?;
         let steering = Steering {
             hop_limit: HOP_LIMIT,
-            ecn: packet::ecn(packet),
+            ecn: packet::ecn(packet).bits(),
             flow: packet::flow(packet),
             body: Body::Sealed(session.cipher()),
             source: self.network,
@@ -135,6 +158,8 @@ impl Mesh {
             tx_datagrams: &mut self.counters.tx_datagrams,
             to: link.endpoint,
             steering,
+            queue: self.is_holding.then_some(&mut self.queue),
+            now,
         })
     }
 
@@ -143,6 +168,7 @@ impl Mesh {
         &mut self,
         from: SocketAddr,
         (index, counter): (u32, u64),
+        outer: Ecn,
         data: &mut [u8],
         now: Time,
     ) -> Received {
@@ -154,10 +180,16 @@ impl Mesh {
         let Some((id, steering)) = self.link_opened(from, (index, counter), opened, data, now) else {
             return Received::Done;
         };
-        let Some(steering) = steering else {
+        let Some(mut steering) = steering else {
             self.counters.dropped_malformed += 1;
             return Received::Done;
         };
+        self.counters.rx_congested += u64::from(outer == Ecn::Congested);
+        let Some(ecn) = Ecn::of_bits(steering.ecn).out_of(outer) else {
+            self.counters.dropped_wrong_mark += 1;
+            return Received::Done;
+        };
+        steering.ecn = ecn.bits();
         if let Some(link) = self.links.get_mut(&id) {
             link.liveness.handle_received(now);
         }
@@ -165,7 +197,7 @@ impl Mesh {
             return self.handle_end_to_end(&steering, data, now);
         }
         match self.relay(id, &steering, data, now) {
-            Some(to) => Received::Relay { to },
+            Some(to) => Received::Relay { to, ecn },
             None => Received::Done,
         }
     }
@@ -207,13 +239,31 @@ impl Mesh {
         None
     }
 
-    /// Rewrites a frame for the next hop in place: where it goes.
+    /// Rewrites a frame for the next hop in place: where it goes, if it need not wait.
     fn relay(&mut self, from: LinkId, steering: &Steering, data: &mut [u8], now: Time) -> Option<SocketAddr> {
         let Some(hop_limit) = steering.hop_limit.checked_sub(1).filter(|left| *left > 0) else {
             self.counters.dropped_hop_limit += 1;
             return None;
         };
-        let Some(route) = self.router.route(steering.target).filter(|route| route.link != from) else {
+        data[STEERING_AT] = hop_limit;
+        data[ECN_AT] = data[ECN_AT] & !3 | steering.ecn;
+        if self.is_holding {
+            let can_mark = Ecn::of_bits(steering.ecn).is_capable();
+            self.queue.push(&flow_name(data), Some(from), data, can_mark, now);
+            return None;
+        }
+        self.forward(Some(from), steering.target, data, now)
+    }
+
+    /// Closes a frame for the next hop: where it goes. `from` is the link over which it came, if it is not of this node.
+    pub(super) fn forward(
+        &mut self,
+        from: Option<LinkId>,
+        target: MeshAddr,
+        data: &mut [u8],
+        now: Time,
+    ) -> Option<SocketAddr> {
+        let Some(route) = self.router.route(target).filter(|route| Some(route.link) != from) else {
             self.counters.dropped_no_route += 1;
             return None;
         };
@@ -223,13 +273,12 @@ impl Mesh {
             self.counters.dropped_no_session += 1;
             return None;
         };
-        data[STEERING_AT] = hop_limit;
         keys.close_steering(data);
         link.tx_bytes += data.len() as u64;
         if link.liveness.is_up() && link.liveness.handle_sent(now) {
             self.timers.no_later_than(Timer::Link(id), link.liveness.deadline());
         }
-        self.counters.relayed += 1;
+        self.counters.relayed += u64::from(from.is_some());
         self.counters.tx_datagrams += 1;
         Some(link.endpoint)
     }
@@ -285,7 +334,10 @@ impl Mesh {
             self.counters.dropped_wrong_address += 1;
             return Received::Done;
         }
-        packet::mark_congestion(packet, steering.ecn);
+        if !packet::copy_ecn(packet, Ecn::of_bits(steering.ecn)) {
+            self.counters.dropped_wrong_mark += 1;
+            return Received::Done;
+        }
         if let Some(remote) = self.remotes.get_mut(&source) {
             remote.rx_bytes += packet.len() as u64;
             remote.last_used = now;

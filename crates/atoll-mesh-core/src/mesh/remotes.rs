@@ -140,7 +140,7 @@ impl Mesh {
         match self.handle_datagram(from, &mut data, now) {
             Received::Done => {}
             Received::Packet(record) => self.deliver_record(&mut data, &record),
-            Received::Relay { to } => self.queue_transmit(to, data),
+            Received::Relay { to, .. } => self.queue_transmit(to, data),
         }
     }
 
@@ -175,8 +175,10 @@ impl Mesh {
         let mut frame = vec![0; packet.len() + OVERHEAD_BYTES];
         frame[HEADROOM_BYTES..HEADROOM_BYTES + packet.len()].copy_from_slice(packet);
         sealer.seal(&mut frame, RecordFlags { continues: false, partial_checksum });
-        let to = sealer.to();
-        self.queue_transmit(to, frame);
+        let (to, is_held) = (sealer.to(), sealer.is_held());
+        if !is_held {
+            self.queue_transmit(to, frame);
+        }
     }
 
     /// Sends a frame of a handshake to the far end.

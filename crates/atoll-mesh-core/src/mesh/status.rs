@@ -68,6 +68,18 @@ counters!(
     dropped_too_big,
     /// Datagrams and packets for which a queue was full.
     dropped_queue_full,
+    /// Frames that waited because the socket took no more.
+    queue_pushed,
+    /// Frames that were dropped because too many waited; one of the flow that had most of them.
+    queue_dropped_full,
+    /// Frames that were dropped because their flow's queue did not get shorter (CoDel, RFC 8289).
+    queue_dropped_late,
+    /// Frames that were marked "congestion experienced" instead.
+    queue_marked,
+    /// Frames that came in with a mark of the network below, "congestion experienced".
+    rx_congested,
+    /// Frames marked so although their transport does not understand it (RFC 6040).
+    dropped_wrong_mark,
 );
 
 /// A neighbour, or who should be one.

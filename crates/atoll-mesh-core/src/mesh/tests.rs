@@ -226,3 +226,87 @@ fn every_bit_of_a_data_frame_counts() {
         while b.poll_transmit().is_some() {}
     }
 }
+
+/// A packet of a TCP-like flow with these congestion bits, which has `bytes` in all.
+fn packet_ecn(pair: &Pair, ecn: Ecn, bytes: usize) -> Vec<u8> {
+    let mut packet = pair.packet(0, 1);
+    packet.resize(bytes, 0);
+    packet[1] |= ecn.bits() << 4;
+    packet[4..6].copy_from_slice(&u16::try_from(bytes - 40).expect("short").to_be_bytes());
+    packet
+}
+
+/// Seals a packet at the first node into a frame of the caller's.
+fn seal(node: &mut Mesh, packet: &[u8], now: Time) -> (Vec<u8>, bool, Ecn) {
+    let mut sealer = node.sealer(packet, packet.len(), now).expect("there is a session");
+    let mut frame = vec![0; packet.len() + OVERHEAD_BYTES];
+    frame[HEADROOM_BYTES..][..packet.len()].copy_from_slice(packet);
+    sealer.seal(&mut frame, RecordFlags::default());
+    let (is_held, ecn) = (sealer.is_held(), sealer.ecn());
+    (frame, is_held, ecn)
+}
+
+#[test]
+fn marks_of_the_network_below_reach_the_packet() {
+    let all = [Ecn::NotCapable, Ecn::Capable1, Ecn::Capable0, Ecn::Congested];
+    let mut pair = Pair::new();
+    for inner in all {
+        for outer in all {
+            let packet = packet_ecn(&pair, inner, 100);
+            let now = pair.now;
+            let [a, b] = &mut pair.nodes;
+            let (mut frame, _, ecn) = seal(a, &packet, now);
+            assert_eq!(ecn, inner, "the outer header has what the inner one has");
+            let dropped = b.counters.dropped_wrong_mark;
+            let received = b.handle_datagram_ecn(endpoint(0), outer, &mut frame, now);
+            match inner.out_of(outer) {
+                Some(expected) => {
+                    let Received::Packet(record) = received else { panic!("not opened") };
+                    let opened = &frame[record.start..record.end];
+                    assert_eq!(crate::packet::ecn(opened), expected);
+                    assert_eq!((opened[0], opened[1] & !0x30, &opened[2..]), (0x60, 0, &packet[2..]));
+                }
+                None => assert_eq!((received, b.counters.dropped_wrong_mark), (Received::Done, dropped + 1)),
+            }
+        }
+    }
+}
+
+#[test]
+fn data_waits_for_a_full_socket_and_control_does_not() {
+    let mut pair = Pair::new();
+    let packets: Vec<_> = (0..400).map(|_| packet_ecn(&pair, Ecn::Capable0, 1300)).collect();
+    let Pair { nodes: [a, b], now, .. } = &mut pair;
+    let sent = a.counters.tx_datagrams;
+    a.hold(true);
+    for packet in &packets {
+        assert!(seal(a, packet, *now).1, "it waits");
+    }
+    assert_eq!((a.held().1, a.poll_transmit(), a.counters.tx_datagrams), (400, None, sent));
+    a.handle_refused(endpoint(1), *now);
+    // A probe becomes due meanwhile, and is there at once.
+    *now = *now + Duration::from_secs(4);
+    a.handle_timeout(*now);
+    assert!(a.poll_transmit().is_some(), "a probe does not wait");
+    // The socket takes a frame each 2 ms: the flow is told to slow down by marks, and nothing is dropped.
+    let mut marks = 0;
+    let mut count = 0;
+    while let Some(held) = a.poll_held(*now) {
+        assert_eq!(held.to, endpoint(1));
+        let (mut frame, ecn) = (held.data.to_vec(), held.ecn);
+        // The steering's own bits carry the mark, whatever the network below does with the outer ones.
+        let Received::Packet(record) = b.handle_datagram(endpoint(0), &mut frame, *now) else { panic!("not opened") };
+        let inner = crate::packet::ecn(&frame[record.start..record.end]);
+        assert_eq!(inner, ecn);
+        marks += u64::from(inner == Ecn::Congested);
+        count += 1;
+        *now = *now + Duration::from_millis(2);
+    }
+    assert_eq!((count, marks), (400, a.counters.queue_marked));
+    assert!(marks > 3, "{marks}");
+    assert_eq!((a.counters.queue_dropped_late, b.counters.dropped_replayed, a.held()), (0, 0, (0, 0)));
+    assert!(a.counters.tx_datagrams >= sent + 400);
+    a.hold(false);
+    let (mut frame, is_held, _) = seal(a, &packets[0], *now);
+    assert!(!is_held && matches!(b.handle_datagram(endpoint(0), &mut frame, *now), Received::Packet(_)));
+}

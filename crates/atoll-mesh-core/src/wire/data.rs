@@ -148,6 +148,24 @@ pub(crate) fn fixed_part(steering: &[u8]) -> &[u8] {
     &steering[FIXED_AT..]
 }
 
+/// Where the congestion byte of a steering is in a frame.
+pub(crate) const ECN_AT: usize = STEERING_AT + 1;
+
+/// What names the flow of a frame whose steering is unmasked: source and target network, and the flow number.
+pub(crate) fn flow_name(frame: &[u8]) -> [u8; 30] {
+    let mut name = [0; 30];
+    name[..2].copy_from_slice(&frame[STEERING_AT + 2..STEERING_AT + 4]);
+    name[2..].copy_from_slice(&frame[STEERING_AT + 5..STEERING_AT + 33]);
+    name
+}
+
+/// Target of a frame whose steering is unmasked.
+pub(crate) fn target(frame: &[u8]) -> MeshAddr {
+    let mut octets = [0; 14];
+    octets.copy_from_slice(&frame[STEERING_AT + 19..STEERING_AT + 33]);
+    MeshAddr::from_octets(octets)
+}
+
 /// Kind of a frame under a link's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LinkKind {

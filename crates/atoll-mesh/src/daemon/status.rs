@@ -24,7 +24,13 @@ impl Daemon {
         counters.push(("send_errors", self.io.send_errors()));
         counters.push(("tun_errors", self.io.tun_errors()));
         counters.push(("odd_packets", self.io.odd_packets));
-        Snapshot { status: self.status(), counters }
+        let (queue_bytes, queue_datagrams) = self.mesh.held();
+        let gauges = vec![
+            ("queue_bytes", "Bytes of datagrams that wait for the socket", queue_bytes),
+            ("queue_datagrams", "Datagrams that wait for the socket", queue_datagrams),
+            ("send_buffer_bytes", "What the kernel's send buffer may hold", self.io.send_buffer_bytes()),
+        ];
+        Snapshot { status: self.status(), counters, gauges }
     }
 
     fn status(&mut self) -> MeshStatus {
