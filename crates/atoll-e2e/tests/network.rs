@@ -135,7 +135,7 @@ fn wrong_words_are_refused_with_what_to_do() -> Result<()> {
     for (line, expected) in [
         (&["mesh", "run", "--network", "My Town"][..], "cannot name a network"),
         (&["mesh", "run", "--invite", "atoll-invite:abc"], "invite"),
-        (&["mesh", "run"], "--config"),
+        (&["mesh", "run"], "which network"),
         (&["mesh", "run", "--network", NETWORK, "--peer", "tcp://192.0.2.7:1"], "udp://"),
         (&["mesh", "peers", "--network", NETWORK], "atoll mesh run --network my-town"),
         (&["mesh", "peers"], "atoll up"),

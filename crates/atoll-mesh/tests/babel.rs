@@ -132,6 +132,7 @@ impl Daemon {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             peers: Vec::new(),
             discovery: vec![discovery.to_owned()],
+            members: None,
             socket: self.socket(),
             babel,
         }

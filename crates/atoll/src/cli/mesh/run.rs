@@ -37,7 +37,7 @@ On one LAN, --discovery eth0 on both finds the other without an address. `atoll 
 address of a machine, `atoll mesh invite` a line for the next one.")]
 pub(crate) struct RunArgs {
     /// Its configuration, TOML; or use the options below
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["network", "invite"])]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Join the network of this name: whoever is told the name can join, unless --only says who
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
@@ -87,9 +87,9 @@ fn standalone(args: &RunArgs, state: Option<&Path>) -> Result<Config> {
         (Some(named), Some(invited)) if named != invited => {
             return Err(fail("the invite leads to another network than --network names", "leave one of the two out"));
         }
-        (named, invited) => named
-            .or(invited)
-            .ok_or_else(|| fail("neither --network nor --invite says which network", "name it with --network"))?,
+        (named, invited) => named.or(invited).ok_or_else(|| {
+            fail("it is not said which network to join", "name it with --network, or use --invite or --config")
+        })?,
     };
     let mut peers = args.peer.clone();
     for link in args.invite.iter().flat_map(Invite::links) {
