@@ -68,6 +68,7 @@ impl Member {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             peers: peers.iter().map(|peer| (*peer).to_owned()).collect(),
             discovery: discovery.iter().map(|interface| (*interface).to_owned()).collect(),
+            members: None,
             socket: self.socket(),
             babel: Vec::new(),
         }
