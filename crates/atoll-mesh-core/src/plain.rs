@@ -284,12 +284,12 @@ impl PlainRouter {
     fn accepts(&self, index: u32, prefix: Prefix) -> bool {
         let Some(interface) = self.interfaces.get(&index) else { return false };
         let address = prefix.address();
-        let is_routed = !address.is_multicast()
-            && !address.is_unicast_link_local()
-            && !(prefix.length() > 0 && address.to_bits() >> 32 == 0)
-            && address.to_ipv4_mapped().is_none();
+        let is_special = address.is_multicast()
+            || address.is_unicast_link_local()
+            || address.to_ipv4_mapped().is_some()
+            || (prefix.length() > 0 && address.to_bits() >> 32 == 0);
         let is_own = self.network.contains(address) && prefix.length() > MeshAddr::PREFIX_LEN;
-        is_routed
+        !is_special
             && (is_own || !self.region.covers(prefix))
             && !self.own.contains_key(&prefix)
             && interface.config.accept.iter().any(|accepted| accepted.covers(prefix))

@@ -105,8 +105,11 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) -> Duration {
 struct Daemon {
     folder: tempfile::TempDir,
     secret: NodeSecret,
-    running: Option<(oneshot::Sender<bool>, JoinHandle<Option<Result<(), MeshError>>>)>,
+    running: Option<(oneshot::Sender<bool>, JoinHandle<Ended>)>,
 }
+
+/// How a daemon ended; nothing after a crash.
+type Ended = Option<Result<(), MeshError>>;
 
 impl Daemon {
     fn new(seed: u8) -> Self {
@@ -265,20 +268,27 @@ struct Lab {
 
 const HOST: &str = "fd01:2::2";
 
+/// A host and its router, whose link `wire` ends at a link of the node; both have addresses in the /64 that is given.
+fn network_behind(node: &Place, link: &str, network: &str) -> (Place, Place) {
+    let (host, router) = (Place::new("host"), Place::new("router"));
+    let gateway = format!("{network}:1");
+    join(&host, "eth0", &router, "lan");
+    join(&router, "wire", node, link);
+    host.add_address("eth0", &format!("{network}:2"), 64);
+    router.add_address("lan", &gateway, 64);
+    router.block_on(async || Links::here().expect("netlink").enable_forwarding().expect("forwards"));
+    host.block_on(async || {
+        let gateway = Route::default_via(gateway.parse().expect("an address"), "eth0");
+        Links::here().expect("netlink").ensure_route(&gateway).await.expect("a route");
+    });
+    (host, router)
+}
+
 impl Lab {
     fn new(announce: Announce, accept: &[&str]) -> Self {
-        let (host, router, here, there) =
-            (Place::new("host"), Place::new("router"), Place::new("node"), Place::new("far"));
-        join(&host, "eth0", &router, "lan");
-        join(&router, "wire", &here, "eth1");
+        let (here, there) = (Place::new("node"), Place::new("far"));
+        let (host, router) = network_behind(&here, "eth1", "fd01:2:");
         join(&here, "link", &there, "link");
-        host.add_address("eth0", HOST, 64);
-        router.add_address("lan", "fd01:2::1", 64);
-        router.block_on(async || Links::here().expect("netlink").enable_forwarding().expect("forwards"));
-        host.block_on(async || {
-            let gateway = Route::default_via("fd01:2::1".parse().expect("an address"), "eth0");
-            Links::here().expect("netlink").ensure_route(&gateway).await.expect("a route");
-        });
         let (mut node, mut far) = (Daemon::new(1), Daemon::new(2));
         let accept = accept.iter().map(|prefix| (*prefix).to_owned()).collect();
         let babel = BabelConfig { interface: "eth1".to_owned(), announce, accept };
@@ -448,6 +458,39 @@ fn hosts_behind_babeld_with_addresses_of_the_node_are_full_members_of_the_mesh()
     let nodes: Vec<_> = status.expect("it answers").routes.iter().map(|route| route.node).collect();
     assert_eq!(nodes, [lab.node.secret.id()]);
     babeld.check();
+}
+
+#[test]
+fn two_networks_behind_babeld_reach_each_other_through_the_node() {
+    let here = Place::new("node");
+    let (left_host, left) = network_behind(&here, "eth1", "fd01:2:");
+    let (right_host, right) = network_behind(&here, "eth2", "fd01:3:");
+    let mut node = Daemon::new(4);
+    let babel = |interface: &str, announce| BabelConfig {
+        interface: interface.to_owned(),
+        announce,
+        accept: vec!["fd01::/16".to_owned()],
+    };
+    let interfaces = vec![babel("eth1", Announce::Region), babel("eth2", Announce::None)];
+    let config = node.config("eth1", interfaces);
+    node.start(&here, config);
+    let _left_babeld = Babeld::start(&left, "wire", &["fd01:2::/64"]);
+    let right_babeld = Babeld::start(&right, "wire", &["fd01:3::/64"]);
+    let (left_address, right_address) = (HOST.parse().expect("an address"), "fd01:3::2".parse().expect("an address"));
+    wait("the left host reaches the right one", || left_host.pings(left_address, right_address));
+    wait("and the right one the left one", || right_host.pings(right_address, left_address));
+    let region = format!("{}/48", RegionPrefix::of(REGION).network());
+    wait("the left router knows the region", || left.route(&region).contains("proto babel"));
+    assert_eq!(right.route(&region), "", "the right one is not told of it");
+
+    right_babeld.kill();
+    // What was announced to others is unreachable for a while, and so it is told to them.
+    wait("the node has no way any more", || here.route("fd01:3::/64").starts_with("unreachable"));
+    wait("the left router neither", || !left.route("fd01:3::/64").contains("via"));
+    let _right_babeld = Babeld::start(&right, "wire", &["fd01:3::/64"]);
+    wait("the left host reaches the right one again", || left_host.pings(left_address, right_address));
+    node.stop(true);
+    assert_eq!((here.route("fd01:2::/64"), here.route("fd01:3::/64")), (String::new(), String::new()));
 }
 
 #[test]

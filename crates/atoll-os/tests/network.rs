@@ -8,7 +8,7 @@ use std::{
 };
 
 use atoll_os::{
-    link::{LinkError, Links, Route},
+    link::{LinkError, Links, Route, learned::LearnedHop},
     netns::{NetNs, NetnsError},
     workload::{WORKLOAD_LINK, WorkloadNetwork},
 };
@@ -108,6 +108,54 @@ fn router_advertisements_are_heard_on_a_node_that_forwards() {
     let accept_ra = |link: &str| node.command("cat", &[&format!("/proc/sys/net/ipv6/conf/{link}/accept_ra")]).1;
     assert_eq!(accept_ra("up0").trim(), "2");
     assert_eq!(accept_ra("mute0").trim(), "0");
+}
+
+#[test]
+fn learned_routes_are_replaced_listed_and_removed_and_leave_others_alone() {
+    let (node, far) = (Scratch::new("learn"), Scratch::new("far"));
+    let shown = |prefix: &str| node.command("ip", &["-6", "route", "show", prefix]).1;
+    let (network, prefix) = ("fd01:2::".parse().unwrap(), "fd01:2::/32");
+    let (first, second): (Ipv6Addr, Ipv6Addr) = ("fe80::1".parse().unwrap(), "fe80::2".parse().unwrap());
+    node.block_on(async || {
+        let links = Links::here().unwrap();
+        links.ensure_veth("wire", &far.0, "eth0").await.unwrap();
+        links.ensure_up("wire").await.unwrap();
+        Links::of(&far.0).unwrap().ensure_up("eth0").await.unwrap();
+        let interface = links.index("wire").await.unwrap().unwrap();
+        let via = |address| LearnedHop::Via { interface, address };
+        for (hop, words) in [
+            (via(first), "via fe80::1 dev wire proto babel"),
+            (via(second), "via fe80::2 dev wire proto babel"),
+            (LearnedHop::Unreachable, "unreachable fd01:2::/32"),
+            (via(first), "via fe80::1 dev wire proto babel"),
+        ] {
+            links.ensure_learned(network, 32, hop).await.unwrap();
+            assert!(shown(prefix).contains(words) && shown(prefix).lines().count() == 1, "{}", shown(prefix));
+        }
+        let own = Route {
+            destination: network.into(),
+            prefix_len: 32,
+            via: Some(second.into()),
+            link: "wire".to_owned(),
+            source: None,
+        };
+        links.ensure_route(&own).await.unwrap();
+        links.ensure_learned(network, 32, via(second)).await.unwrap();
+        assert_eq!(shown(prefix).lines().count(), 2, "{}", shown(prefix));
+        links.ensure_learned(Ipv6Addr::UNSPECIFIED, 0, via(first)).await.unwrap();
+        let mut learned = links.learned().await.unwrap();
+        learned.sort_unstable();
+        assert_eq!(learned, [(Ipv6Addr::UNSPECIFIED, 0), (network, 32)]);
+        for _twice in 0..2 {
+            links.remove_learned(network, 32).await.unwrap();
+            links.remove_learned(Ipv6Addr::UNSPECIFIED, 0).await.unwrap();
+        }
+        assert_eq!(links.learned().await.unwrap(), []);
+        assert!(shown(prefix).contains("via fe80::2") && shown(prefix).lines().count() == 1, "{}", shown(prefix));
+        links.ensure_learned(network, 32, LearnedHop::Unreachable).await.unwrap();
+        links.remove_learned(network, 32).await.unwrap();
+        assert_eq!(links.learned().await.unwrap(), [], "of either kind");
+    });
 }
 
 #[test]

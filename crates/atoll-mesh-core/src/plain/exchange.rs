@@ -68,10 +68,9 @@ impl PlainRouter {
         let neighbour = self.neighbours.entry(via).or_insert_with(|| Neighbour::new(now));
         let (rxcost, cost) = (neighbour.rxcost(), neighbour.cost());
         neighbour.handle_hello(hello, now);
-        if neighbour.rxcost() != rxcost || neighbour.rxcost() == INFINITY {
-            if let Some(interface) = self.interfaces.get_mut(&via.0) {
-                interface.hurry(now);
-            }
+        let is_new = neighbour.rxcost() != rxcost || neighbour.rxcost() == INFINITY;
+        if let Some(interface) = self.interfaces.get_mut(&via.0).filter(|_| is_new) {
+            interface.hurry(now);
         }
         self.handle_cost(via, cost, now);
     }
