@@ -1,8 +1,8 @@
 //! The queue before a link that takes less than comes in: FQ-CoDel (RFC 8290).
 //!
 //! Datagrams wait in the queues of their flows. These take turns by deficit round robin, new ones first, so that a
-//! flow that sends little never waits for one that sends much; each has a CoDel of its own, which tells senders early that
-//! they send too fast. A full queue drops from the flow that holds most. Buffers are used again and again: nothing is
+//! flow that sends little never waits for one that sends much; each has a CoDel of its own, which tells senders early
+//! that they send too fast. A full queue drops from the flow that holds most. Buffers are used again and again: nothing is
 //! allocated for a datagram once the queue was as full before.
 //!
 //! ```text

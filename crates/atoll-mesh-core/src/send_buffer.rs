@@ -2,8 +2,8 @@
 //!
 //! The kernel's buffer is a plain queue before ours: whatever lies there, a ping has to wait for. It must hold just
 //! enough that the network never waits for us. So the rate at which the network takes is measured, between two
-//! moments at which the buffer was full, and the buffer made as large as what leaves in a few milliseconds. If it is too
-//! small and runs dry before we are woken, we still see a rate of a buffer for each wake; as that takes less than
+//! moments at which the buffer was full, and the buffer made as large as what leaves in a few milliseconds. If it is
+//! too small and runs dry before we are woken, we still see a rate of a buffer for each wake; as that takes less than
 //! [`SEND_BUFFER_TIME`], the buffer grows.
 
 use crate::{

@@ -87,8 +87,8 @@ impl Sealer<'_> {
         self.queue.is_some()
     }
 
-    /// Makes a datagram in place, or what will become one if [`Self::is_held`]. The packet must lie between the first [`HEADROOM_BYTES`] and the last [`TAG_BYTES`]
-    /// of `frame`, and belong to the flow for which this was made.
+    /// Makes a datagram in place, or what will become one if [`Self::is_held`]. The packet must lie between the first
+    /// [`HEADROOM_BYTES`] and the last [`TAG_BYTES`] of `frame`, and belong to the flow for which this was made.
     pub fn seal(&mut self, frame: &mut [u8], flags: RecordFlags) {
         let counter = self.session.take_counter();
         self.steering.counter = counter;
@@ -255,7 +255,7 @@ impl Mesh {
         self.forward(Some(from), steering.target, data, now)
     }
 
-    /// Closes a frame for the next hop: where it goes. `from` is the link over which it came, if it is not of this node.
+    /// Closes a frame for the next hop: where it goes. `from` is the link over which it came; none: it is this node's.
     pub(super) fn forward(
         &mut self,
         from: Option<LinkId>,

@@ -1,7 +1,7 @@
 //! Frames that have to wait, because the socket is full.
 //!
-//! A frame waits with its steering open: it gets its link, its link's counter and its mark when it leaves. So waiting and
-//! dropping look to the neighbour like nothing at all, and a route that changes meanwhile is followed.
+//! A frame waits with its steering open: it gets its link, its link's counter and its mark when it leaves. So waiting
+//! and dropping look to the neighbour like nothing at all, and a route that changes meanwhile is followed.
 
 use std::net::SocketAddr;
 

@@ -115,6 +115,9 @@ fn only_what_continues_a_row_is_merged() {
     let mut other_port = parts[1].clone();
     other_port[HEADER_BYTES] ^= 1;
     assert!(fresh().append(&other_port).is_none(), "another flow");
+    let mut marked = parts[1].clone();
+    marked[1] |= 0x30;
+    assert!(fresh().append(&marked).is_none(), "a mark of one packet is neither lost nor spread");
     let mut short = fresh();
     let mut shorter = parts[1].clone();
     shorter.truncate(shorter.len() - 10);
