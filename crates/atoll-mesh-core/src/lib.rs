@@ -32,6 +32,7 @@ mod metric;
 mod noise;
 pub mod offload;
 mod packet;
+pub mod punch;
 mod rate;
 mod replay;
 pub mod routing;

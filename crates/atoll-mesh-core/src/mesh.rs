@@ -4,6 +4,8 @@ pub(crate) mod data;
 mod handshakes;
 mod links;
 mod members;
+mod paths;
+mod punch;
 mod remotes;
 mod routes;
 pub(crate) mod status;
@@ -68,6 +70,8 @@ pub enum Origin {
     Discovered,
     /// The neighbour called.
     Incoming,
+    /// Both ends talked over a relay, and found a direct way.
+    Punched,
 }
 
 /// What a node needs to exist.
@@ -109,6 +113,8 @@ pub struct Transmit {
     pub to: SocketAddr,
     /// Its bytes.
     pub data: Vec<u8>,
+    /// How many hops of the underlay it may take, if not as many as usual.
+    pub hops_max: Option<u8>,
 }
 
 /// Something worth a line in a log.
@@ -121,6 +127,15 @@ pub enum Event {
         /// Who it is.
         node: NodeId,
         /// Where it is.
+        endpoint: SocketAddr,
+    },
+    /// A neighbour answers from another endpoint than before.
+    LinkMoved {
+        /// The link.
+        link: LinkId,
+        /// Who it is.
+        node: NodeId,
+        /// Where it is now.
         endpoint: SocketAddr,
     },
     /// A neighbour does not answer any more.
@@ -171,6 +186,7 @@ pub struct Mesh {
     remotes: BTreeMap<MeshAddr, Remote>,
     remote_accepts: Acceptor<MeshAddr>,
     router: Router,
+    punches: punch::Punches,
     timers: Timers,
     transmits: VecDeque<Transmit>,
     packets: VecDeque<Vec<u8>>,
@@ -205,6 +221,7 @@ impl Mesh {
             remotes: BTreeMap::new(),
             remote_accepts: Acceptor::new(&mut secrets, now),
             sources: Sources { secrets, kem },
+            punches: punch::Punches::new(now),
             timers: Timers::default(),
             transmits: VecDeque::new(),
             packets: VecDeque::new(),
@@ -300,6 +317,7 @@ impl Mesh {
             match timer {
                 Timer::Link(id) => self.handle_link_timeout(id, scheduled, now),
                 Timer::Remote(network) => self.handle_remote_timeout(network, now),
+                Timer::Punch => self.handle_punch_timeout(now),
                 Timer::Routing => {
                     self.router.handle_timeout(now);
                     self.flush_router(now);
@@ -338,12 +356,16 @@ impl Mesh {
     }
 
     fn transmit(&mut self, to: SocketAddr, data: Vec<u8>) {
+        self.transmit_within(None, to, data);
+    }
+
+    fn transmit_within(&mut self, hops_max: Option<u8>, to: SocketAddr, data: Vec<u8>) {
         if self.transmits.len() >= TRANSMITS_MAX {
             self.counters.dropped_queue_full += 1;
             return;
         }
         self.counters.tx_datagrams += 1;
-        self.transmits.push_back(Transmit { to, data });
+        self.transmits.push_back(Transmit { to, data, hops_max });
     }
 
     /// The same for a datagram that is counted already.

@@ -217,7 +217,7 @@ impl Io {
     /// Sends and writes all that the core has ready. What the kernel does not take is dropped, as a router would.
     pub(crate) fn flush(&mut self, mesh: &mut Mesh) {
         while let Some(transmit) = mesh.poll_transmit() {
-            self.sender.send(transmit.to, &transmit.data, transmit.data.len());
+            self.sender.send_one(&transmit);
         }
         while let Some(packet) = mesh.poll_packet() {
             self.delivery.write_one(&packet, &self.tun);

@@ -36,7 +36,7 @@ impl Sender {
     /// Receives rows of datagrams, one for each buffer; how many. `WouldBlock` if there are none.
     pub(crate) fn receive(&mut self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
         let received = self.udp.try_io(Interest::READABLE, || self.state.recv((&self.udp).into(), buffers, meta));
-        self.is_told |= received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        self.is_told |= received.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
         received
     }
 
@@ -50,6 +50,17 @@ impl Sender {
         refused
     }
 
+    /// Sends a datagram of the core's own.
+    pub(crate) fn send_one(&mut self, transmit: &atoll_mesh_core::Transmit) {
+        if let Some(hops) = transmit.hops_max {
+            atoll_os::udp::set_hops(&self.udp, Some(hops));
+        }
+        self.send(transmit.to, &transmit.data, transmit.data.len());
+        if transmit.hops_max.is_some() {
+            atoll_os::udp::set_hops(&self.udp, None);
+        }
+    }
+
     /// Sends datagrams of `datagram_bytes` each, of which the last may be shorter.
     pub(crate) fn send(&mut self, to: SocketAddr, row: &[u8], datagram_bytes: usize) {
         let destination = if self.is_ipv6 { mapped(to) } else { to };
@@ -58,8 +69,8 @@ impl Sender {
             let segment_size = (contents.len() > datagram_bytes).then_some(datagram_bytes);
             let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
             let mut sent = self.try_send(&transmit);
-            if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-                // That is about an earlier datagram, and was told instead of sending this one.
+            if sent.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
+                // Perhaps that is about an earlier datagram, and was told instead of sending this one.
                 self.is_told = true;
                 sent = self.try_send(&transmit);
             }

@@ -10,7 +10,7 @@ use nix::{
     cmsg_space, libc,
     sys::socket::{
         ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt,
-        sockopt::{self, Ipv4RecvErr, Ipv6RecvErr},
+        sockopt::{self, Ipv4RecvErr, Ipv4Ttl, Ipv6RecvErr, Ipv6Ttl},
     },
 };
 
@@ -33,6 +33,15 @@ pub fn keep_errors(socket: &impl AsFd) {
     let _ = setsockopt(socket, Ipv6RecvErr, &true);
 }
 
+/// Lets what is sent from now on take so many hops at most (IPv4 time to live, IPv6 hop limit); nothing: as many as usual.
+/// Never fails; without it, datagrams get farther than they need to.
+pub fn set_hops(socket: &impl AsFd, hops: Option<u8>) {
+    let hops = hops.map_or(-1, i32::from);
+    // One of the two does not fit an IPv4 socket.
+    let _ = setsockopt(socket, Ipv4Ttl, &hops);
+    let _ = setsockopt(socket, Ipv6Ttl, &hops);
+}
+
 /// The next endpoint of which ICMP says that nobody listens there (port unreachable), if there is one. Anybody can forge
 /// that. Other errors are skipped.
 pub fn next_refused(socket: &impl AsRawFd) -> Option<SocketAddr> {
@@ -50,9 +59,7 @@ pub fn next_refused(socket: &impl AsRawFd) -> Option<SocketAddr> {
         let to = message.address.and_then(|storage| {
             let v4 = storage.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
             let v6 = storage.as_sockaddr_in6();
-            v4.or(v6.map(|v6| {
-                std::net::SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into()
-            }))
+            v4.or(v6.map(|v6| std::net::SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into()))
         });
         if let Some(to) = to.filter(|_| is_refusal) {
             return Some(to);
