@@ -29,6 +29,7 @@ pub(crate) fn check(data: &[u8]) {
         mac.unknown(index),
         mac.cookie(index, contents[8..16].try_into().expect("8 bytes"), &Cookie(*sixteen)),
         mac.refuse(reason, index, sixteen),
+        mac.probe(b & 1 == 1, contents[8..16].try_into().expect("8 bytes")),
     ] {
         assert!(parse(&mac, &frame), "its own frame");
         // One that was altered anywhere is none, but for the kinds under keys of a link, which have no outer check.
@@ -54,6 +55,7 @@ fn parse(mac: &RegionMac, bytes: &[u8]) -> bool {
         Frame::Handshake(HandshakeFrame::Finish { part, receiver, content }) => mac.finish(part, receiver, content),
         Frame::Handshake(HandshakeFrame::Unknown { index }) => mac.unknown(index),
         Frame::Handshake(HandshakeFrame::Cookie { receiver, echo, cookie }) => mac.cookie(receiver, echo, &cookie),
+        Frame::Handshake(HandshakeFrame::Probe { is_reply, token }) => mac.probe(is_reply, token),
         // Only who has its key can build it.
         Frame::Handshake(HandshakeFrame::Refuse { .. }) => return true,
     };

@@ -40,7 +40,7 @@ pub struct Peer {
     pub node: Option<NodeId>,
     /// Where its datagrams come from.
     pub endpoint: SocketAddr,
-    /// How it was found: `static`, `discovered` or `incoming`.
+    /// How it was found: `static`, `discovered`, `incoming` or `punched` (a direct way past a relay).
     pub origin: String,
     /// Whether it answers.
     pub up: bool,

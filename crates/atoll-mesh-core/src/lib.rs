@@ -34,6 +34,7 @@ mod noise;
 pub mod offload;
 mod packet;
 pub mod plain;
+pub mod punch;
 pub mod queue;
 mod rate;
 mod replay;

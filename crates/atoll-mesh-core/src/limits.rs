@@ -26,6 +26,8 @@ pub const TLVS_MAX: usize = 256;
 pub const LINKS_MAX: usize = 512;
 /// Links of which only a beacon told, so that forged beacons cannot crowd out the others.
 pub const DISCOVERED_LINKS_MAX: usize = 128;
+/// Links that one node may have called here; with more, the one that was silent for longest gives way.
+pub const CALLED_LINKS_PER_NODE_MAX: usize = 4;
 /// Handshakes that wait for their last message, of callers that have proven their address by a cookie.
 pub const PENDING_PROVEN_MAX: usize = 256;
 /// The same of callers that have not: further ones are asked for a cookie, and nothing is kept of them.
@@ -52,6 +54,24 @@ pub const HANDSHAKE_ANSWERS_PER_SECOND_MAX: u32 = 2000;
 pub const REFUSAL_EVENTS_PER_SECOND_MAX: u32 = 10;
 /// "I do not know this session" hints that are sent each second.
 pub const HINTS_PER_SECOND_MAX: u32 = 50;
+/// Endpoints that one node tells another for a direct link.
+pub const CANDIDATES_MAX: usize = 8;
+/// Endpoints that are probed for one direct link, with those from which its probes came.
+pub const CANDIDATES_FOUND_MAX: usize = CANDIDATES_MAX + 4;
+/// Neighbours whose word is taken for where this node is seen.
+pub const OBSERVERS_MAX: usize = 3;
+/// Bytes of packets that two nodes exchange, both ways together, before they are worth a direct link.
+pub const PUNCH_BYTES_MIN: u64 = 4096;
+/// Direct links that are tried for at the same time.
+pub const PUNCHES_MAX: usize = 16;
+/// Direct links that are begun to be tried for each second.
+pub const PUNCHES_PER_SECOND_MAX: u32 = 2;
+/// Probes that are answered each second.
+pub const PUNCH_REPLIES_PER_SECOND_MAX: u32 = 100;
+/// Probes that are sent to one endpoint, in one attempt, before it answers.
+pub const PUNCH_ROUNDS_MAX: u32 = 8;
+/// Direct links that were found this way.
+pub const PUNCHED_LINKS_MAX: usize = 64;
 /// Far nodes with which there is, or is about to be, a session.
 pub const REMOTES_MAX: usize = 4096;
 /// Packets for one far node that wait for its handshake.
@@ -170,6 +190,35 @@ pub const ECHO_MAX: Duration = Duration::from_secs(60);
 pub const HINT_SILENCE: Duration = Duration::from_secs(2);
 /// A dead link that nobody configured is forgotten after this time.
 pub const LINK_FORGET: Duration = Duration::from_secs(60);
+/// Shortest time between two questions whether a neighbour is at another endpoint.
+pub const PATH_CHECK_PAUSE: Duration = Duration::from_millis(100);
+/// How long the new endpoint may take to answer, and the old one to say that the neighbour is still there; as long it is
+/// then believed.
+pub const PATH_OLD_KEEP: Duration = Duration::from_secs(1);
+/// How often this node looks with whom it talks over others.
+pub const PUNCH_SWEEP: Duration = Duration::from_millis(500);
+/// Whoever was talked to within this time is worth a direct link.
+pub const PUNCH_TALK: Duration = Duration::from_secs(5);
+/// Time between two offers of one attempt.
+pub const PUNCH_RETRY: Duration = Duration::from_millis(700);
+/// The answerer of an offer waits for the other's word to begin for this long.
+pub const PUNCH_START_MAX: Duration = Duration::from_millis(600);
+/// Hops that probes of the first round take: past the next NAT, and not to the other end's.
+pub const PUNCH_OPENING_HOPS: u8 = 2;
+/// Time between the first round, which only opens the own NAT, and the second: by how much both may differ.
+pub const PUNCH_OPENING: Duration = Duration::from_millis(150);
+/// Time between two rounds of probes.
+pub const PUNCH_ROUND: Duration = Duration::from_millis(200);
+/// How long an attempt may take.
+pub const PUNCH_LIFE: Duration = Duration::from_secs(5);
+/// Time between two attempts with one node; doubles with each failure, up to [`PUNCH_PAUSE_MAX`].
+pub const PUNCH_PAUSE: Duration = Duration::from_secs(10);
+/// Longest time between two attempts.
+pub const PUNCH_PAUSE_MAX: Duration = Duration::from_secs(640);
+/// A direct link that was found this way and carried nothing for this time is given up.
+pub const PUNCHED_IDLE: Duration = Duration::from_secs(180);
+/// One that is down is forgotten after this time.
+pub const PUNCHED_FORGET: Duration = Duration::from_secs(10);
 /// A timer that fires this late says that the process did not run, and nothing about the neighbour.
 pub const LATE_TIMER: Duration = Duration::from_millis(100);
 

@@ -104,6 +104,11 @@ impl Liveness {
         self.heard
     }
 
+    /// When data was carried last.
+    pub(crate) fn last_used(&self) -> Time {
+        self.used.unwrap_or(Time::ZERO)
+    }
+
     /// A handshake is done: the link works in both directions.
     pub(crate) fn handle_established(&mut self, now: Time) {
         self.handle_frame(now);
@@ -153,6 +158,13 @@ impl Liveness {
         let is_silent = self.is_up && now.since(self.heard) >= HINT_SILENCE;
         self.must_greet |= is_silent;
         is_silent
+    }
+
+    /// One end is elsewhere than before: the other is asked at once.
+    pub(crate) fn handle_moved(&mut self) {
+        self.must_greet |= self.is_up;
+        // What was asked before could not be answered there.
+        self.probes = 0;
     }
 
     /// The operating system says that nobody listens there. Anybody on the path can forge that, so it only makes this

@@ -5,6 +5,8 @@ mod handshakes;
 pub(crate) mod held;
 mod links;
 mod members;
+mod paths;
+mod punch;
 mod remotes;
 mod routes;
 pub(crate) mod status;
@@ -71,6 +73,8 @@ pub enum Origin {
     Discovered,
     /// The neighbour called.
     Incoming,
+    /// Both ends talked over a relay, and found a direct way.
+    Punched,
 }
 
 /// What a node needs to exist.
@@ -112,6 +116,8 @@ pub struct Transmit {
     pub to: SocketAddr,
     /// Its bytes.
     pub data: Vec<u8>,
+    /// How many hops of the underlay it may take, if not as many as usual.
+    pub hops_max: Option<u8>,
 }
 
 /// Something worth a line in a log.
@@ -124,6 +130,15 @@ pub enum Event {
         /// Who it is.
         node: NodeId,
         /// Where it is.
+        endpoint: SocketAddr,
+    },
+    /// A neighbour answers from another endpoint than before.
+    LinkMoved {
+        /// The link.
+        link: LinkId,
+        /// Who it is.
+        node: NodeId,
+        /// Where it is now.
         endpoint: SocketAddr,
     },
     /// A neighbour does not answer any more.
@@ -174,6 +189,7 @@ pub struct Mesh {
     remotes: BTreeMap<MeshAddr, Remote>,
     remote_accepts: Acceptor<MeshAddr>,
     router: Router,
+    punches: punch::Punches,
     timers: Timers,
     transmits: VecDeque<Transmit>,
     /// Frames that wait because the socket is full, and over which link each came; none: it is of this node.
@@ -219,6 +235,7 @@ impl Mesh {
             remotes: BTreeMap::new(),
             remote_accepts: Acceptor::new(&mut secrets, now),
             sources: Sources { secrets, kem },
+            punches: punch::Punches::new(now),
             timers: Timers::default(),
             transmits: VecDeque::new(),
             queue: FairQueue::new(&queue_secret),
@@ -324,6 +341,7 @@ impl Mesh {
             match timer {
                 Timer::Link(id) => self.handle_link_timeout(id, scheduled, now),
                 Timer::Remote(network) => self.handle_remote_timeout(network, now),
+                Timer::Punch => self.handle_punch_timeout(now),
                 Timer::Routing => {
                     self.router.handle_timeout(now);
                     self.flush_router(now);
@@ -362,12 +380,16 @@ impl Mesh {
     }
 
     fn transmit(&mut self, to: SocketAddr, data: Vec<u8>) {
+        self.transmit_within(None, to, data);
+    }
+
+    fn transmit_within(&mut self, hops_max: Option<u8>, to: SocketAddr, data: Vec<u8>) {
         if self.transmits.len() >= TRANSMITS_MAX {
             self.counters.dropped_queue_full += 1;
             return;
         }
         self.counters.tx_datagrams += 1;
-        self.transmits.push_back(Transmit { to, data });
+        self.transmits.push_back(Transmit { to, data, hops_max });
     }
 
     /// The same for a datagram that is counted already.

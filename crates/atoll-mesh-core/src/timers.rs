@@ -13,6 +13,8 @@ pub enum Timer {
     Link(LinkId),
     /// Handshakes and keys of one session.
     Remote(MeshAddr),
+    /// Direct links to nodes that are talked to over others.
+    Punch,
     /// Batches and requests of the router.
     Routing,
 }

@@ -22,6 +22,12 @@ pub const PAYLOAD_CONTROL: u8 = 0;
 pub const PAYLOAD_MTU_PROBE: u8 = 1;
 /// First byte of a control frame's payload: the length of a frame with a probe follows.
 pub const PAYLOAD_MTU_ACK: u8 = 2;
+/// First byte of a control frame's payload: a token follows that is to be repeated, and zeros in place of an endpoint.
+pub const PAYLOAD_PATH_CHALLENGE: u8 = 3;
+/// First byte of a control frame's payload: the token follows, and the endpoint from which it came.
+pub const PAYLOAD_PATH_RESPONSE: u8 = 4;
+/// First byte of a control frame's payload, and all of it: the link is needed no longer.
+pub const PAYLOAD_CLOSE: u8 = 5;
 
 /// A frame that is not one of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

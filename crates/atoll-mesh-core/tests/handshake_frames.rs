@@ -6,8 +6,8 @@ use atoll_base::RegionId;
 use atoll_mesh_core::wire::{
     Frame, RegionMac, WireError,
     handshake::{
-        COOKIE_BYTES, Cookie, FINISH_BYTES, FINISH_CONTENT_BYTES, HandshakeFrame, INIT_BYTES, Part, REFUSE_BYTES,
-        RESPONSE_BYTES, RESPONSE_CONTENT_BYTES, RefuseReason, UNKNOWN_BYTES, refusal_tag,
+        COOKIE_BYTES, Cookie, FINISH_BYTES, FINISH_CONTENT_BYTES, HandshakeFrame, INIT_BYTES, PROBE_BYTES, Part,
+        REFUSE_BYTES, RESPONSE_BYTES, RESPONSE_CONTENT_BYTES, RefuseReason, UNKNOWN_BYTES, refusal_tag,
     },
 };
 use proptest::prelude::*;
@@ -37,6 +37,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         ("unknown", mac.unknown(0x0102_0304)),
         ("cookie", mac.cookie(5, [1, 2, 3, 4, 5, 6, 7, 8], &cookie)),
         ("refuse", mac.refuse(RefuseReason::NewerTwin, 5, &[0xaa; 16])),
+        ("probe", mac.probe(true, *b"a token!")),
     ]
 }
 
@@ -51,7 +52,7 @@ fn golden_frames() {
 #[test]
 fn lengths_are_those_of_the_specification() {
     assert_eq!([INIT_BYTES, RESPONSE_BYTES, FINISH_BYTES], [734, 734, 668]);
-    assert_eq!([UNKNOWN_BYTES, COOKIE_BYTES, REFUSE_BYTES], [24, 48, 40]);
+    assert_eq!([UNKNOWN_BYTES, COOKIE_BYTES, REFUSE_BYTES, PROBE_BYTES], [24, 48, 40, 28]);
 }
 
 #[test]
@@ -78,25 +79,26 @@ fn what_is_built_is_what_is_parsed() {
             receiver: 5,
             tag: refusal_tag(&[0xaa; 16], RefuseReason::NewerTwin, 5),
         },
+        HandshakeFrame::Probe { is_reply: true, token: *b"a token!" },
     ];
     assert_eq!(rest, expected.map(Frame::Handshake));
 }
 
 proptest! {
     #[test]
-    fn an_altered_frame_is_not_of_this_region(which in 0usize..7, at: prop::sample::Index, bit in 0u8..8) {
+    fn an_altered_frame_is_not_of_this_region(which in 0usize..8, at: prop::sample::Index, bit in 0u8..8) {
         let (_, mut frame) = frames().swap_remove(which);
         prop_assert!(RegionMac::of(RegionId([8; 32])).parse(&frame).is_err());
         let at = at.index(frame.len());
         frame[at] ^= 1 << bit;
-        // In the first byte another kind may be named, of another length, or data, which has no outer check.
+        // In the first byte another kind may be named, of another length, or one under a link's keys, without this check.
         let parsed = RegionMac::of(REGION).parse(&frame);
-        let is_data = matches!(parsed, Ok(Frame::Data { .. }));
+        let is_data = matches!(parsed, Ok(Frame::Data { .. } | Frame::Control { .. }));
         prop_assert!(parsed.is_err() || (at == 0 && is_data));
     }
 
     #[test]
-    fn a_frame_of_another_length_is_refused(which in 0usize..7, length in 0usize..1600) {
+    fn a_frame_of_another_length_is_refused(which in 0usize..8, length in 0usize..1600) {
         let (_, mut frame) = frames().swap_remove(which);
         prop_assume!(length != frame.len());
         frame.resize(length, 0);
@@ -104,7 +106,7 @@ proptest! {
     }
 
     #[test]
-    fn the_decoder_survives_any_bytes(kind in 0u8..9, bytes in prop::collection::vec(any::<u8>(), 0..1600)) {
+    fn the_decoder_survives_any_bytes(kind in 0u8..10, bytes in prop::collection::vec(any::<u8>(), 0..1600)) {
         let frame: Vec<u8> = core::iter::once(kind).chain(bytes).collect();
         let parsed = RegionMac::of(REGION).parse_handshake(&frame);
         prop_assert!(parsed.is_err(), "random bytes have no valid check");

@@ -13,7 +13,7 @@ use atoll_mesh_core::{
     Event, LinkId, Mesh, Origin, Settings, Time, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU,
 };
 use atoll_os::{
-    link_watch::{LinkWatch, interface_of},
+    link_watch::{LinkChange, LinkWatch, interface_of, local_addresses},
     tun::{Tun, TunConfig},
 };
 use tokio::{
@@ -133,6 +133,7 @@ impl Daemon {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         tokio::pin!(shutdown);
+        self.tell_addresses();
         let mut beacon = interval(BEACON_INTERVAL);
         beacon.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tell = interval(PLAIN_LOOK_INTERVAL);
@@ -157,7 +158,10 @@ impl Daemon {
                     // What lies unread is older than the timer: it may be the very answer that is waited for.
                     self.io.read_datagrams(&mut self.mesh);
                 }
-                Some(index) = self.watch.lost() => self.lose_interface(index),
+                Some(change) = self.watch.next() => match change {
+                    LinkChange::Lost(index) => self.lose_interface(index),
+                    LinkChange::Addresses => self.change_addresses(),
+                },
                 Some(request) = requests.recv() => self.answer(request),
                 Some((peer, endpoint)) = endpoints.recv() => self.place_peer(peer, endpoint),
                 _ = beacon.tick(), if self.discovery.is_some() => self.send_beacon(),
@@ -186,10 +190,12 @@ impl Daemon {
                 Event::LinkUp { link, node, endpoint } => {
                     tracing::info!(%link, node = %node.short(), "neighbour is up");
                     tracing::debug!(%link, %endpoint, "its endpoint");
-                    match interface_towards(endpoint) {
-                        Some(index) => self.behind.insert(link, index),
-                        None => self.behind.remove(&link),
-                    };
+                    self.place_link(link, endpoint);
+                }
+                Event::LinkMoved { link, node, endpoint } => {
+                    tracing::info!(%link, node = %node.short(), "neighbour has moved");
+                    tracing::debug!(%link, %endpoint, "its endpoint");
+                    self.place_link(link, endpoint);
                 }
                 Event::LinkDown { link, node } => {
                     self.behind.remove(&link);
@@ -220,6 +226,39 @@ impl Daemon {
             }
         }
         self.io.flush(&mut self.mesh);
+    }
+
+    /// Notes over which interface a link goes.
+    fn place_link(&mut self, link: LinkId, endpoint: SocketAddr) {
+        match interface_towards(endpoint) {
+            Some(index) => self.behind.insert(link, index),
+            None => self.behind.remove(&link),
+        };
+    }
+
+    /// Addresses of this machine changed: links may go over other interfaces, and neighbours are to learn of it at once.
+    fn change_addresses(&mut self) {
+        let up: Vec<_> = self.mesh.link_status().into_iter().filter(|link| link.is_up).collect();
+        for link in up {
+            // Without any way there, it is the interface of before that is about to be lost.
+            if let Some(index) = interface_towards(link.endpoint) {
+                self.behind.insert(link.link, index);
+            }
+        }
+        self.tell_addresses();
+        self.mesh.handle_address_change(self.io.now());
+    }
+
+    fn tell_addresses(&mut self) {
+        let port = self.io.port();
+        let listen = self.config.listen.ip();
+        let is_heard = |address: &IpAddr| match listen {
+            IpAddr::V6(v6) => v6.is_unspecified() || *address == listen,
+            IpAddr::V4(v4) => (v4.is_unspecified() && address.is_ipv4()) || *address == listen,
+        };
+        let endpoints: Vec<_> =
+            local_addresses().into_iter().filter(is_heard).map(|address| SocketAddr::new(address, port)).collect();
+        self.mesh.set_local_endpoints(&endpoints);
     }
 
     /// An interface stopped working: what went over it goes another way at once.

@@ -262,7 +262,7 @@ impl Io {
         while !self.sender.is_full()
             && let Some(transmit) = mesh.poll_transmit()
         {
-            self.sender.send_one(transmit.to, &transmit.data);
+            self.sender.send_one(&transmit);
             self.note_full(mesh);
         }
         if self.held_until.is_some() {

@@ -57,7 +57,7 @@ impl Sender {
     /// Receives rows of datagrams, one for each buffer; how many. `WouldBlock` if there are none.
     pub(crate) fn receive(&mut self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
         let received = self.udp.try_io(Interest::READABLE, || self.state.recv((&self.udp).into(), buffers, meta));
-        self.is_told |= received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        self.is_told |= received.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
         received
     }
 
@@ -79,9 +79,15 @@ impl Sender {
         }
     }
 
-    /// Sends one datagram.
-    pub(crate) fn send_one(&mut self, to: SocketAddr, datagram: &[u8]) {
-        self.send(Shape { to, ecn: Ecn::NotCapable, datagram_bytes: datagram.len() }, datagram);
+    /// Sends a datagram of the core's own. One that must not travel far does not wait.
+    pub(crate) fn send_one(&mut self, transmit: &atoll_mesh_core::Transmit) {
+        let shape = Shape { to: transmit.to, ecn: Ecn::NotCapable, datagram_bytes: transmit.data.len() };
+        let Some(hops) = transmit.hops_max else { return self.send(shape, &transmit.data) };
+        atoll_os::udp::set_hops(&self.udp, Some(hops));
+        if !self.stuck.is_empty() || self.send_some(shape, &transmit.data) == 0 {
+            self.errors += 1;
+        }
+        atoll_os::udp::set_hops(&self.udp, None);
     }
 
     /// Sends what waits, as far as the socket takes it.
@@ -128,8 +134,8 @@ impl Sender {
             let ecn = EcnCodepoint::from_bits(ecn.bits());
             let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: None };
             let mut sent = self.try_send(&transmit);
-            if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-                // That is about an earlier datagram, and was told instead of sending this one.
+            if sent.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
+                // Perhaps that is about an earlier datagram, and was told instead of sending this one.
                 self.is_told = true;
                 sent = self.try_send(&transmit);
             }

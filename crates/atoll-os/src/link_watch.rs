@@ -1,4 +1,4 @@
-//! Notices when a network interface stops working, without waiting for anybody's silence.
+//! Notices when a network interface stops working or addresses change, without waiting for anybody's silence.
 
 use std::{
     ffi::c_char,
@@ -8,7 +8,7 @@ use std::{
 
 use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
 use nix::{
-    ifaddrs::getifaddrs,
+    ifaddrs::{InterfaceAddress, getifaddrs},
     libc,
     net::if_::{if_indextoname, if_nametoindex},
 };
@@ -23,6 +23,15 @@ use crate::{link::LinkError, tap::named_request};
 
 /// The kernel's question whether a link has a carrier (`linux/ethtool.h`).
 const ETHTOOL_GLINK: u32 = 0x0a;
+
+/// What happened to the interfaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkChange {
+    /// The interface with this index went down, lost its carrier or was removed.
+    Lost(u32),
+    /// An address came or went on some interface.
+    Addresses,
+}
 
 /// Follows the interfaces of the namespace in which it was made.
 #[derive(Debug)]
@@ -42,8 +51,12 @@ struct EthtoolValue {
 impl LinkWatch {
     /// Starts to follow. Must be called on a tokio runtime.
     pub fn here() -> Result<Self, LinkError> {
-        let (connection, _, messages) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(LinkError::Socket)?;
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ])
+        .map_err(LinkError::Socket)?;
         tokio::spawn(connection);
         let socket = UdpSocket::bind("127.0.0.1:0").map_err(LinkError::Socket)?;
         Ok(Self { messages, socket })
@@ -62,17 +75,19 @@ impl LinkWatch {
         result == 0 && value.data == 0
     }
 
-    /// Index of the next interface that goes down, loses its carrier or is removed. An interface may be named more than
-    /// once. Nothing when the kernel says no more.
-    pub async fn lost(&mut self) -> Option<u32> {
+    /// What happens next; the same may be told more than once. Nothing when the kernel says no more.
+    pub async fn next(&mut self) -> Option<LinkChange> {
         loop {
             let (message, _) = self.messages.next().await?;
             let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
             match message {
                 RouteNetlinkMessage::NewLink(link) if !link.header.flags.contains(LinkFlags::Running) => {
-                    return Some(link.header.index);
+                    return Some(LinkChange::Lost(link.header.index));
                 }
-                RouteNetlinkMessage::DelLink(link) => return Some(link.header.index),
+                RouteNetlinkMessage::DelLink(link) => return Some(LinkChange::Lost(link.header.index)),
+                RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
+                    return Some(LinkChange::Addresses);
+                }
                 _ => {}
             }
         }
@@ -81,12 +96,17 @@ impl LinkWatch {
 
 /// Index of the interface that has this address; nothing if none has.
 pub fn interface_of(address: IpAddr) -> Option<u32> {
-    let has = |entry: &nix::ifaddrs::InterfaceAddress| {
-        let Some(storage) = entry.address else { return false };
-        let v4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        let v6 = storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
-        v4.or(v6) == Some(address)
-    };
-    let entry = getifaddrs().ok()?.find(has)?;
+    let entry = getifaddrs().ok()?.find(|entry| ip_of(entry) == Some(address))?;
     if_nametoindex(entry.interface_name.as_str()).ok()
+}
+
+/// All addresses of the interfaces of this namespace.
+pub fn local_addresses() -> Vec<IpAddr> {
+    getifaddrs().into_iter().flatten().filter_map(|entry| ip_of(&entry)).collect()
+}
+
+fn ip_of(entry: &InterfaceAddress) -> Option<IpAddr> {
+    let storage = entry.address?;
+    let v4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or(storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }

@@ -10,7 +10,7 @@ use nix::{
     cmsg_space, libc,
     sys::socket::{
         ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt,
-        sockopt::{self, Ipv4RecvErr, Ipv6RecvErr},
+        sockopt::{self, Ipv4RecvErr, Ipv4Ttl, Ipv6RecvErr, Ipv6Ttl},
     },
 };
 
@@ -39,6 +39,15 @@ pub fn keep_errors(socket: &impl AsFd) {
     // One of the two does not fit the socket's family.
     let _ = setsockopt(socket, Ipv4RecvErr, &true);
     let _ = setsockopt(socket, Ipv6RecvErr, &true);
+}
+
+/// Lets what is sent from now on take so many hops at most (IPv4 time to live, IPv6 hop limit); nothing: as many as usual.
+/// Never fails; without it, datagrams get farther than they need to.
+pub fn set_hops(socket: &impl AsFd, hops: Option<u8>) {
+    let hops = hops.map_or(-1, i32::from);
+    // One of the two does not fit an IPv4 socket.
+    let _ = setsockopt(socket, Ipv4Ttl, &hops);
+    let _ = setsockopt(socket, Ipv6Ttl, &hops);
 }
 
 /// The next endpoint of which ICMP says that nobody listens there (port unreachable), if there is one. Anybody can forge

@@ -6,4 +6,5 @@
 
 pub mod kem;
 pub mod mesh;
+pub mod nat;
 pub mod routing;

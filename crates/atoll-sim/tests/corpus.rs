@@ -13,6 +13,8 @@ mod frames;
 mod handshake;
 #[path = "../../../fuzz/checks/invite.rs"]
 mod invite;
+#[path = "../../../fuzz/checks/punch.rs"]
+mod punch;
 
 /// Runs a check over its corpus, and over `random` inputs from a seed: bytes, and altered pieces of the corpus.
 fn replay(name: &str, check: fn(&[u8]), random: usize) {
@@ -49,6 +51,11 @@ fn frames_of_handshakes() {
 #[test]
 fn invites() {
     replay("invite", invite::check, 20_000);
+}
+
+#[test]
+fn messages_about_direct_links() {
+    replay("punch", punch::check, 20_000);
 }
 
 #[test]

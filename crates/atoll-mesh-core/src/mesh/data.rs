@@ -20,7 +20,8 @@ use crate::{
     wire::{
         TAG_BYTES,
         data::{
-            Body, ECN_AT, HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_AT, RecordFlags, STEERING_AT, Steering, flow_name,
+            Body, ECN_AT, HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_AT, RECORD_MESSAGE, RecordFlags, STEERING_AT,
+            Steering, flow_name,
         },
     },
 };
@@ -90,10 +91,14 @@ impl Sealer<'_> {
     /// Makes a datagram in place, or what will become one if [`Self::is_held`]. The packet must lie between the first
     /// [`HEADROOM_BYTES`] and the last [`TAG_BYTES`] of `frame`, and belong to the flow for which this was made.
     pub fn seal(&mut self, frame: &mut [u8], flags: RecordFlags) {
+        self.seal_as(frame, flags.to_byte());
+    }
+
+    pub(super) fn seal_as(&mut self, frame: &mut [u8], flags: u8) {
         let counter = self.session.take_counter();
         self.steering.counter = counter;
         frame[STEERING_AT..RECORD_AT].copy_from_slice(&self.steering.to_bytes());
-        frame[RECORD_AT] = flags.to_byte();
+        frame[RECORD_AT] = flags;
         self.session.seal_record(counter, frame);
         *self.session_bytes += (frame.len() - OVERHEAD_BYTES) as u64;
         if let Some(queue) = &mut self.queue {
@@ -218,9 +223,11 @@ impl Mesh {
                 }
                 let link = self.links.get_mut(&id)?;
                 link.rx_bytes += data.len() as u64;
-                link.endpoint = from;
                 link.liveness.handle_frame(now);
                 link.liveness.handle_counter(index, counter, now);
+                if link.endpoint != from {
+                    self.handle_new_path(id, from, now);
+                }
                 return Some((id, opened.content));
             }
             Some((_, Err(OpenError::Replayed))) => self.counters.dropped_replayed += 1,
@@ -316,6 +323,10 @@ impl Mesh {
     fn handle_record(&mut self, steering: &Steering, data: &mut [u8], now: Time) -> Received {
         let source = steering.source;
         let end = data.len() - TAG_BYTES;
+        if data[RECORD_AT] == RECORD_MESSAGE {
+            self.handle_punch_message(source, &data[HEADROOM_BYTES..end], now);
+            return Received::Done;
+        }
         let Some(flags) = RecordFlags::of_byte(data[RECORD_AT]) else {
             self.counters.dropped_malformed += 1;
             return Received::Done;

@@ -9,7 +9,7 @@ use crate::{
     accept::{Accepted, Answer, Dropped, Host},
     channel::Progress,
     handshake::{HandshakeError, Proven, Scope},
-    limits::{LINKS_MAX, SELF_PAUSE},
+    limits::{CALLED_LINKS_PER_NODE_MAX, LINKS_MAX, SELF_PAUSE},
     time::Time,
     timers::Timer,
     wire::handshake::{FINISH_CONTENT_BYTES, HandshakeFrame, Init, Part, RESPONSE_CONTENT_BYTES, RefuseReason},
@@ -45,6 +45,7 @@ impl Mesh {
                 let Some(by) = link.channel.handle_refusal(reason, receiver, &tag, now) else { return };
                 self.count_refused_by(&by, reason, now);
             }
+            HandshakeFrame::Probe { is_reply, token } => self.handle_probe(from, is_reply, token, now),
         }
     }
 
@@ -134,6 +135,7 @@ impl Mesh {
                     return self.count_refused(&keys.proven, reason, now);
                 }
                 let Some(id) = self.link_for(from, &keys.proven, now) else { return };
+                self.mark_punched(id, keys.proven.node);
                 let Some(link) = self.links.get_mut(&id) else { return };
                 link.endpoint = from;
                 link.channel.accept(transport, keys.proven, now);
@@ -194,7 +196,7 @@ impl Mesh {
         }
         let Some(link) = self.links.get_mut(&id) else { return };
         link.peer = None;
-        if link.origin == Origin::Incoming {
+        if !link.is_dialled() {
             self.drop_link(id, now);
         } else {
             self.index_link(id);
@@ -205,12 +207,14 @@ impl Mesh {
     /// The link on which a caller belongs: one that is there already, or a new one.
     fn link_for(&mut self, from: SocketAddr, proven: &Proven, now: Time) -> Option<LinkId> {
         let same_node = |link: &Link| link.peer.is_some_and(|peer| peer.node == proven.node);
-        let known = self.links.iter().find(|(_, link)| link.is_at(from)).or_else(|| {
-            // It called from another address before; that link is of no use any more.
-            self.links.iter().find(|(_, link)| same_node(link) && !link.is_dialled() && !link.liveness.is_up())
-        });
-        if let Some((id, _)) = known {
-            return Some(*id);
+        let mut theirs: Vec<_> =
+            self.links.iter().filter(|(_, link)| same_node(link) && !link.is_dialled()).map(|(id, _)| *id).collect();
+        theirs.sort_by_key(|id| self.links.get(id).map(|link| link.liveness.last_heard()));
+        let known = self.links.iter().find(|(_, link)| link.is_at(from)).map(|(id, _)| *id);
+        // A second link is a second way, not a new place of the first: its keys and its neighbour's stay apart.
+        let silent = theirs.first().copied().filter(|_| theirs.len() >= CALLED_LINKS_PER_NODE_MAX);
+        if let Some(id) = known.or(silent) {
+            return Some(id);
         }
         if self.links.len() >= LINKS_MAX {
             self.counters.dropped_handshakes += 1;
@@ -263,6 +267,8 @@ impl Mesh {
                 self.counters.dropped_no_session += remote.give_up();
                 self.count_refused_by(&by, reason, now);
             }
+            // Only neighbours probe.
+            HandshakeFrame::Probe { .. } => self.counters.dropped_malformed += 1,
         }
     }
 

@@ -2,19 +2,20 @@
 
 use std::net::SocketAddr;
 
-use super::{Event, LinkId, Mesh, Origin};
+use super::{Event, LinkId, Mesh, Origin, paths::Paths};
 use crate::{
     babel::{self, Tlv, Writer},
     channel::Channel,
     handshake::Proven,
-    limits::{HANDSHAKE_RETRY_MAX, LINK_FORGET},
+    limits::{HANDSHAKE_RETRY_MAX, LINK_FORGET, PUNCHED_FORGET},
     link_mtu::LinkMtu,
     liveness::{Action, Liveness},
     routing::{LinkPolicy, Neighbourhood},
     time::Time,
     timers::Timer,
     wire::{
-        PAYLOAD_CONTROL, PAYLOAD_MTU_ACK, PAYLOAD_MTU_PROBE,
+        PAYLOAD_CLOSE, PAYLOAD_CONTROL, PAYLOAD_MTU_ACK, PAYLOAD_MTU_PROBE, PAYLOAD_PATH_CHALLENGE,
+        PAYLOAD_PATH_RESPONSE,
         data::{CONTROL_OVERHEAD_BYTES, LINK_HEADER_BYTES},
     },
 };
@@ -30,9 +31,10 @@ pub(super) struct Link {
     pub(super) peer: Option<Proven>,
     pub(super) policy: LinkPolicy,
     pub(super) mtu: LinkMtu,
+    pub(super) paths: Paths,
     /// The handshake proved that the other end is this node itself: do not call before this time.
     pub(super) self_until: Option<Time>,
-    down_since: Time,
+    pub(super) down_since: Time,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
 }
@@ -48,6 +50,7 @@ impl Link {
             peer: None,
             policy: LinkPolicy::default(),
             mtu: LinkMtu::new(now),
+            paths: Paths::default(),
             self_until: None,
             down_since: now,
             rx_bytes: 0,
@@ -124,6 +127,9 @@ impl Mesh {
                 }
             }
             Some(&PAYLOAD_MTU_ACK) => self.handle_mtu_ack(id, payload, now),
+            Some(&PAYLOAD_PATH_CHALLENGE) => self.handle_path_challenge(id, from, payload, now),
+            Some(&PAYLOAD_CLOSE) => self.handle_close(id, now),
+            Some(&PAYLOAD_PATH_RESPONSE) => self.handle_path_response(id, payload, now),
             Some(_) => self.counters.dropped_malformed += 1,
         }
     }
@@ -149,10 +155,15 @@ impl Mesh {
         self.probe_mtu(id, now);
         let Some(link) = self.links.get(&id) else { return };
         let is_up = link.liveness.is_up();
-        if !is_up && link.origin != Origin::Static && now.since(link.down_since) >= LINK_FORGET {
+        let forget = if link.origin == Origin::Punched { PUNCHED_FORGET } else { LINK_FORGET };
+        if !is_up && link.origin != Origin::Static && now.since(link.down_since) >= forget {
             self.drop_link(id, now);
             return;
         }
+        if self.end_idle_punched(id, now) {
+            return;
+        }
+        let Some(link) = self.links.get(&id) else { return };
         let silence = now.since(link.liveness.last_heard());
         let redial = link.dial.is_some() && (!link.channel.can_send(now) || silence > HANDSHAKE_RETRY_MAX * 3);
         let is_due = if is_up { link.channel.wants_rekey(&self.tuning, now) } else { redial };
@@ -170,7 +181,7 @@ impl Mesh {
     }
 
     /// Sends a hello and what goes with it, which asks for an answer or not.
-    fn send_hello(&mut self, id: LinkId, is_probe: bool, now: Time) {
+    pub(super) fn send_hello(&mut self, id: LinkId, is_probe: bool, now: Time) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let mut writer = Writer::default();
         for tlv in link.liveness.greeting(is_probe, now) {
@@ -202,6 +213,12 @@ impl Mesh {
 
     /// Seals a control payload for a neighbour and sends it.
     pub(super) fn send_link(&mut self, id: LinkId, payload: &[u8], now: Time) {
+        let Some(to) = self.links.get(&id).map(|link| link.endpoint) else { return };
+        self.send_link_to(id, to, payload, now);
+    }
+
+    /// The same, to where the neighbour may be too.
+    pub(super) fn send_link_to(&mut self, id: LinkId, to: SocketAddr, payload: &[u8], now: Time) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(keys) = link.channel.sender(now) else {
             self.counters.dropped_no_session += 1;
@@ -209,7 +226,6 @@ impl Mesh {
         };
         let frame = keys.seal_control(payload);
         link.tx_bytes += frame.len() as u64;
-        let to = link.endpoint;
         self.transmit(to, frame);
     }
 
@@ -258,6 +274,7 @@ impl Mesh {
             policy: link.policy.clone(),
         };
         self.router.handle_link_up(id, neighbourhood, now);
+        self.ask_observed(id, now);
         self.event(Event::LinkUp { link: id, node: peer.node, endpoint });
     }
 

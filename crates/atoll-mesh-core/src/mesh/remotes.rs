@@ -10,10 +10,11 @@ use atoll_base::{MeshAddr, NodeId};
 use super::{
     Mesh,
     data::{Received, Record},
+    punch::PunchHistory,
 };
 use crate::{
     channel::Channel,
-    limits::{HOP_LIMIT, QUEUED_PACKETS_MAX, REMOTE_IDLE, REMOTES_MAX},
+    limits::{HOP_LIMIT, PUNCH_SWEEP, QUEUED_PACKETS_MAX, REMOTE_IDLE, REMOTES_MAX},
     offload::complete_checksum,
     packet::{self, Refusal},
     time::Time,
@@ -32,6 +33,7 @@ pub(super) struct Remote {
     pub(super) last_used: Time,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
+    pub(super) punches: PunchHistory,
 }
 
 impl Remote {
@@ -43,6 +45,7 @@ impl Remote {
             last_used: now,
             rx_bytes: 0,
             tx_bytes: 0,
+            punches: PunchHistory::default(),
         }
     }
 
@@ -220,6 +223,7 @@ impl Mesh {
             }
             self.remotes.insert(network, Remote::new(now));
             self.timers.set(Timer::Remote(network), Some(now + REMOTE_IDLE));
+            self.timers.no_later_than(Timer::Punch, now + PUNCH_SWEEP);
         }
         self.remotes.get_mut(&network)
     }

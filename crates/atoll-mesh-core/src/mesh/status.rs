@@ -32,6 +32,10 @@ counters!(
     tx_datagrams,
     /// Datagrams passed on for others.
     relayed,
+    /// Links that followed their neighbour to another endpoint.
+    links_moved,
+    /// Attempts to get a direct link to a node that was reached over others.
+    punches,
     /// Beacons of other regions that were heard.
     beacons_of_other_regions,
     /// Frames that are not well-formed.

@@ -32,6 +32,8 @@ pub const OVERHEAD_BYTES: usize = HEADROOM_BYTES + TAG_BYTES;
 pub const CONTROL_OVERHEAD_BYTES: usize = LINK_HEADER_BYTES + TAG_BYTES;
 /// Where the part of the steering begins that no relay changes.
 const FIXED_AT: usize = 4;
+/// The flags of a record that holds a message of the far node (see [`crate::punch`]) instead of a packet.
+pub const RECORD_MESSAGE: u8 = 4;
 /// Counters have 56 bits.
 pub const COUNTER_MAX: u64 = (1 << 56) - 1;
 

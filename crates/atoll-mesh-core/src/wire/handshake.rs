@@ -49,6 +49,9 @@ pub const COOKIE_BYTES: usize = HEAD_BYTES + ECHO_BYTES + 16 + CHECK_BYTES;
 /// The refusal of a proven identity.
 pub const REFUSE_BYTES: usize = HEAD_BYTES + CHECK_BYTES + CHECK_BYTES;
 
+/// A probe of a possible path, or the answer to one.
+pub const PROBE_BYTES: usize = HEAD_BYTES + 4 + CHECK_BYTES;
+
 /// Kind, version, part or reason, zero, index.
 const HEAD_BYTES: usize = 8;
 const CHECK_BYTES: usize = 16;
@@ -62,6 +65,7 @@ const KIND_FINISH: u8 = 3;
 const KIND_UNKNOWN: u8 = 5;
 const KIND_COOKIE: u8 = 6;
 const KIND_REFUSE: u8 = 7;
+const KIND_PROBE: u8 = 9;
 
 const _: () = assert!((NOISE_2_FIXED_BYTES + KEM_KEY_BYTES).is_multiple_of(2));
 const _: () = assert!((NOISE_3_FIXED_BYTES + KEM_CIPHERTEXT_BYTES).is_multiple_of(2));
@@ -223,6 +227,13 @@ pub enum HandshakeFrame<'a> {
         /// Proof of the responder, see [`refusal_tag`].
         tag: [u8; 16],
     },
+    /// "Do you hear me here?" See [`crate::punch`].
+    Probe {
+        /// Whether it answers one.
+        is_reply: bool,
+        /// The word of its receiver.
+        token: [u8; 8],
+    },
 }
 
 /// The key of the outer check. Everyone who knows the region id has it: it keeps strangers' noise and other regions
@@ -280,6 +291,13 @@ impl RegionMac {
                 let (reason, tag) = (RefuseReason::parse(bytes[2])?, array(&bytes[8..24]));
                 Ok(HandshakeFrame::Refuse { reason, receiver: index(bytes), tag })
             }
+            KIND_PROBE => {
+                let bytes: &[u8; PROBE_BYTES] = self.check(frame)?;
+                if bytes[2] > 1 {
+                    return Err(WireError::Field);
+                }
+                Ok(HandshakeFrame::Probe { is_reply: bytes[2] == 1, token: array(&bytes[4..12]) })
+            }
             _ => Err(WireError::Kind),
         }
     }
@@ -325,6 +343,13 @@ impl RegionMac {
     pub fn refuse(&self, reason: RefuseReason, receiver: u32, key: &[u8; 16]) -> Vec<u8> {
         let mut frame = head(KIND_REFUSE, REFUSE_BYTES, reason.number(), receiver);
         frame.extend_from_slice(&refusal_tag(key, reason, receiver));
+        self.close(frame)
+    }
+
+    /// A probe of a possible path, or the answer to one.
+    pub fn probe(&self, is_reply: bool, token: [u8; 8]) -> Vec<u8> {
+        let mut frame = vec![KIND_PROBE, VERSION, u8::from(is_reply), 0];
+        frame.extend_from_slice(&token);
         self.close(frame)
     }
 

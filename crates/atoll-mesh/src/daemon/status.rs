@@ -42,6 +42,7 @@ impl Daemon {
                 Origin::Static => "static",
                 Origin::Discovered => "discovered",
                 Origin::Incoming => "incoming",
+                Origin::Punched => "punched",
             }
             .to_owned(),
             up: link.is_up,
