@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+mod deadlines;
 pub mod kem;
 pub mod mesh;
 pub mod routing;
+pub mod scale;
