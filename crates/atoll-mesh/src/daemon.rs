@@ -15,15 +15,15 @@ use atoll_os::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
     Config, MeshError, api,
     config::{Host, Peer},
-    discovery::Discovery,
+    discovery::{Discovery, Pace},
     io::{Io, Ready, open_udp},
-    limits::{API_STOP_MAX, BEACON_INTERVAL, PEER_PATIENCE, REQUESTS_MAX, RESOLVE_INTERVAL},
+    limits::{API_STOP_MAX, PEER_PATIENCE, REQUESTS_MAX, RESOLVE_INTERVAL, RESOLVE_KNOWN_INTERVAL},
     metrics::Snapshot,
 };
 
@@ -108,8 +108,9 @@ impl Daemon {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         tokio::pin!(shutdown);
-        let mut beacon = interval(BEACON_INTERVAL);
-        beacon.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let beacon = sleep_until(Instant::now());
+        tokio::pin!(beacon);
+        let mut pace = Pace::default();
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
         loop {
@@ -134,9 +135,16 @@ impl Daemon {
                     let _ = request.send(self.snapshot());
                 }
                 Some((peer, endpoint)) = endpoints.recv() => self.place_peer(peer, endpoint),
-                _ = beacon.tick(), if self.discovery.is_some() => self.send_beacon(),
+                () = &mut beacon, if self.discovery.is_some() => {
+                    if self.send_beacon() {
+                        pace.hurry();
+                    }
+                    beacon.as_mut().reset(Instant::now() + pace.next());
+                }
                 (from, heard) = next_beacon(self.discovery.as_ref()) => {
-                    self.mesh.handle_beacon(from, &heard, self.io.now());
+                    if self.mesh.handle_beacon(from, &heard, self.io.now()) {
+                        pace.hurry();
+                    }
                 }
             }
         }
@@ -192,11 +200,13 @@ impl Daemon {
         self.mesh.add_peer(endpoint, Origin::Static, now);
     }
 
-    fn send_beacon(&mut self) {
+    /// Sends a beacon on every interface. Whether somebody is missing: no neighbour answers, or an interface is not
+    /// there.
+    fn send_beacon(&mut self) -> bool {
         let beacon = Beacon::of(self.mesh.network(), self.io.port());
-        if let Some(discovery) = &mut self.discovery {
-            discovery.send(&beacon);
-        }
+        let Some(discovery) = &mut self.discovery else { return false };
+        discovery.send(&beacon);
+        discovery.problems().next().is_some() || !self.mesh.link_status().iter().any(|link| link.is_up)
     }
 
     fn snapshot(&mut self) -> Snapshot {
@@ -296,7 +306,8 @@ async fn resolve(peers: Vec<Peer>, found: mpsc::Sender<(usize, SocketAddr)>) {
             // Nothing to look up ever again; the other end of the channel stays open.
             core::future::pending::<()>().await;
         }
-        sleep(RESOLVE_INTERVAL).await;
+        let is_complete = known.iter().all(Option::is_some);
+        sleep(if is_complete { RESOLVE_KNOWN_INTERVAL } else { RESOLVE_INTERVAL }).await;
     }
 }
 

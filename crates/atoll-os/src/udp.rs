@@ -50,9 +50,7 @@ pub fn next_refused(socket: &impl AsRawFd) -> Option<SocketAddr> {
         let to = message.address.and_then(|storage| {
             let v4 = storage.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
             let v6 = storage.as_sockaddr_in6();
-            v4.or(v6.map(|v6| {
-                std::net::SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into()
-            }))
+            v4.or(v6.map(|v6| std::net::SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into()))
         });
         if let Some(to) = to.filter(|_| is_refusal) {
             return Some(to);

@@ -151,7 +151,7 @@ impl Mesh {
             let link = self.links.get_mut(&id)?;
             Some((id, link.channel.open(index, now, |keys| keys.open_steering(counter, data, now))?))
         });
-        let Some((id, steering)) = self.link_opened(from, (index, counter), opened, data, now) else {
+        let Some((id, steering)) = self.link_opened(from, index, opened, data, now) else {
             return Received::Done;
         };
         let Some(steering) = steering else {
@@ -159,6 +159,7 @@ impl Mesh {
             return Received::Done;
         };
         if let Some(link) = self.links.get_mut(&id) {
+            link.liveness.handle_counter(index, counter, false, now);
             link.liveness.handle_received(now);
         }
         if steering.target == self.network {
@@ -174,7 +175,7 @@ impl Mesh {
     pub(super) fn link_opened<T>(
         &mut self,
         from: SocketAddr,
-        (index, counter): (u32, u64),
+        index: u32,
         opened: Option<(LinkId, Result<Opened<T>, OpenError>)>,
         data: &[u8],
         now: Time,
@@ -188,7 +189,6 @@ impl Mesh {
                 link.rx_bytes += data.len() as u64;
                 link.endpoint = from;
                 link.liveness.handle_frame(now);
-                link.liveness.handle_counter(index, counter, now);
                 return Some((id, opened.content));
             }
             Some((_, Err(OpenError::Replayed))) => self.counters.dropped_replayed += 1,
