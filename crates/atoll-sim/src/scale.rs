@@ -127,7 +127,8 @@ impl Report {
         format!(
             "{{\"seed\":{},\"regions\":{},\"nodes_per_region\":{},\"links_per_node\":{:.2},\"converged_s\":{converged},\
              \"entries_max\":{},\"entries_mean\":{:.1},\"routes_max\":{},\"routes_mean\":{:.1},\
-             \"start_bytes_per_node\":{:.0},\"start_packets_per_node\":{:.0},\"rest_routing_bytes_per_node_minute\":{:.1},\
+             \"start_bytes_per_node\":{:.0},\"start_packets_per_node\":{:.0},\
+             \"rest_routing_bytes_per_node_minute\":{:.1},\
              \"idle_bytes_per_link_minute\":{:.0},\"idle_bytes_per_node_minute\":{:.0}}}",
             self.plan.seed,
             self.plan.regions,
