@@ -149,6 +149,8 @@ pub const HINT_PAUSE: Duration = Duration::from_millis(500);
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
 /// By how much later the responder would do it, so that usually only one does.
 pub const REKEY_RESPONDER_DELAY: Duration = Duration::from_secs(15);
+/// How many times as long the keys of a link last that carried no data under them: they hide signs of life only.
+pub const REKEY_IDLE_FACTOR: u32 = 2;
 /// Messages under one key after which it is replaced.
 pub const REKEY_AFTER_MESSAGES: u64 = 1 << 32;
 /// Age at which a key is no longer used at all.
@@ -162,8 +164,12 @@ pub const PREVIOUS_KEYS_MAX: usize = 2;
 /// A session without traffic is forgotten after this time.
 pub const REMOTE_IDLE: Duration = Duration::from_secs(180);
 
-/// Silence after which a neighbour is probed while nothing is carried.
+/// Silence after which a neighbour is probed while nothing is carried, at first.
 pub const PROBE_IDLE: Duration = Duration::from_secs(3);
+/// The same for a link that was left alone for long.
+pub const PROBE_IDLE_MAX: Duration = Duration::from_secs(15);
+/// By which part of the time since a link was used, or came up, the silence between its probes grows, as a divisor.
+pub const PROBE_IDLE_DIVISOR: u32 = 4;
 /// The same while there is traffic.
 pub const PROBE_ACTIVE: Duration = Duration::from_millis(150);
 /// How long a link counts as carrying traffic after the last data frame.
@@ -182,7 +188,8 @@ pub const PROBE_TRIES_LOSSY_MAX: u32 = 12;
 pub const PROBE_TRIES_SUSPECT_MAX: u32 = 3;
 /// How often a dead neighbour is probed.
 pub const PROBE_DEAD_INTERVAL: Duration = Duration::from_millis(500);
-/// A neighbour that talks but has not confirmed any hello for this long counts as dead: links are used both ways.
+/// A neighbour that talks but has not confirmed any hello for this long after one was sent counts as dead: links are
+/// used both ways.
 pub const CONFIRM_MAX: Duration = Duration::from_secs(10);
 /// A hello is echoed no later than this (RFC 9616 section 3.1: an older echo says nothing of the round trip).
 pub const ECHO_MAX: Duration = Duration::from_secs(60);
@@ -231,6 +238,8 @@ pub const LINK_COST: u16 = 96;
 pub const LINK_COST_MAX: u16 = 0x4000;
 /// Round trips below this add nothing to the cost (RFC 9616 section 3.3 `rtt-min`).
 pub const RTT_FREE: Duration = Duration::from_millis(10);
+/// Of so many round trips the shortest counts: what is longer waited, for the link or for a processor.
+pub const RTT_SAMPLES: usize = 4;
 /// Longest round trip that the cost tells apart.
 pub const RTT_MAX: Duration = Duration::from_secs(4);
 /// Loss below this, in thousandths of the frames of one direction, adds nothing to the cost.
@@ -332,5 +341,10 @@ const _: () = assert!(MTU >= MTU_MIN);
 const _: () = assert!(MTU + crate::wire::data::OVERHEAD_BYTES + 48 <= 1500);
 const _: () = assert!(CONTROL_BYTES_MAX + crate::wire::data::CONTROL_OVERHEAD_BYTES + 1 + 48 <= MTU_MIN);
 const _: () = assert!(REKEY_AFTER.as_secs() + REKEY_RESPONDER_DELAY.as_secs() < REJECT_AFTER.as_secs());
+const _: () = assert!(
+    REKEY_AFTER.as_secs() * REKEY_IDLE_FACTOR as u64 + REKEY_RESPONDER_DELAY.as_secs() + PROBE_IDLE_MAX.as_secs()
+        < REJECT_AFTER.as_secs()
+);
+const _: () = assert!(PROBE_IDLE_MAX.as_secs() * 2 < ECHO_MAX.as_secs());
 const _: () = assert!(REKEY_AFTER_MESSAGES < REJECT_AFTER_MESSAGES);
 const _: () = assert!(REMOTE_IDLE.as_secs() < REJECT_AFTER.as_secs());

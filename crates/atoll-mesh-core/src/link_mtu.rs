@@ -1,7 +1,7 @@
 //! How large a datagram may be on one link, found out by asking (packetization layer path MTU discovery, RFC 8899).
 //!
 //! A link starts at what the smallest packets of IPv6 need. Probes of the usual sizes are sent side by side; each that is
-//! acknowledged raises the bound. The bound is confirmed every minute: a path that shrinks is noticed without any message
+//! acknowledged raises the bound. The bound of a link that is used is confirmed every minute: a path that shrinks is noticed without any message
 //! from routers, which firewalls like to swallow. Every tenth time larger sizes are tried too.
 
 use crate::{
@@ -23,12 +23,14 @@ pub(crate) struct LinkMtu {
     /// Rounds since one that tried all sizes.
     rounds: u32,
     tries: u32,
+    /// End of the last round.
+    known: Time,
     next: Time,
 }
 
 impl LinkMtu {
     pub(crate) const fn new(now: Time) -> Self {
-        Self { confirmed: DATAGRAM_BYTES_MIN, round: DATAGRAM_BYTES_MIN, rounds: 0, tries: 0, next: now }
+        Self { confirmed: DATAGRAM_BYTES_MIN, round: DATAGRAM_BYTES_MIN, rounds: 0, tries: 0, known: now, next: now }
     }
 
     /// Bytes that a datagram may have.
@@ -44,6 +46,11 @@ impl LinkMtu {
     /// When [`Self::handle_timeout`] has something to do.
     pub(crate) const fn deadline(&self) -> Time {
         self.next
+    }
+
+    /// Since when the bound is known: it need not be confirmed before the link is used. Nothing during a round.
+    pub(crate) const fn known_since(&self) -> Option<Time> {
+        if self.rounds > 0 && self.tries == 0 { Some(self.known) } else { None }
     }
 
     /// The sizes to probe now; whether the bound became lower.
@@ -63,6 +70,7 @@ impl LinkMtu {
             self.round = DATAGRAM_BYTES_MIN;
             self.rounds += 1;
             self.tries = 0;
+            self.known = now;
             self.next = now + MTU_PROBE_INTERVAL;
             return (Vec::new(), is_lower);
         }

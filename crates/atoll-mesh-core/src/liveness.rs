@@ -3,7 +3,7 @@
 //!
 //! Anything authentic that is heard counts as a sign of life. While there is traffic, 150 ms of silence make this end
 //! probe, and a row of unanswered probes means that the link is dead, after less than half a second; without traffic,
-//! silence of 3 s is what an idle link is like. Each hello goes with an IHU that says whether its sender hears the
+//! silence of 3 s is what an idle link is like, and of 15 s if it was idle for a minute. Each hello goes with an IHU that says whether its sender hears the
 //! receiver, and echoes the receiver's last hello: a link that works in one direction only is down at both ends, and
 //! only a hello that was sent since it went down, and was heard, brings it up again.
 
@@ -13,8 +13,8 @@ use crate::{
     babel::{Echo, Hello, INFINITY, Ihu, LinkState, Tlv},
     limits::{
         ACTIVE_KEEP, CONFIRM_MAX, ECHO_MAX, HINT_SILENCE, IHU_INTERVAL_CS, LATE_TIMER, PROBE_ACTIVE,
-        PROBE_DEAD_INTERVAL, PROBE_IDLE, PROBE_PATIENCE, PROBE_RETRY, PROBE_RTT_INTERVAL, PROBE_TRIES_LOSSY_MAX,
-        PROBE_TRIES_MAX, PROBE_TRIES_SUSPECT_MAX, RTT_MAX,
+        PROBE_DEAD_INTERVAL, PROBE_IDLE, PROBE_IDLE_DIVISOR, PROBE_IDLE_MAX, PROBE_PATIENCE, PROBE_RETRY,
+        PROBE_RTT_INTERVAL, PROBE_TRIES_LOSSY_MAX, PROBE_TRIES_MAX, PROBE_TRIES_SUSPECT_MAX, RTT_MAX,
     },
     metric::LinkMetric,
     time::Time,
@@ -29,6 +29,9 @@ pub(crate) struct Liveness {
     heard: Time,
     /// When the newest hello was sent that the neighbour is known to have heard.
     confirmed: Time,
+    /// When the first hello was sent after the last that is known to have been heard.
+    unconfirmed_since: Option<Time>,
+    came_up: Time,
     went_down: Time,
     /// Last data frame in either direction.
     used: Option<Time>,
@@ -78,6 +81,8 @@ impl Liveness {
             is_deaf: true,
             heard: now,
             confirmed: now,
+            unconfirmed_since: None,
+            came_up: now,
             went_down: now,
             used: None,
             unanswered_since: None,
@@ -113,6 +118,7 @@ impl Liveness {
     pub(crate) fn handle_established(&mut self, now: Time) {
         self.handle_frame(now);
         self.confirmed = now;
+        self.unconfirmed_since = None;
         self.last_seqno = None;
         self.set_up(true, now);
     }
@@ -132,11 +138,12 @@ impl Liveness {
         self.probes = 0;
     }
 
-    /// The frame that came in had this counter under this index of keys.
-    pub(crate) fn handle_counter(&mut self, index: u32, counter: u64, now: Time) {
+    /// The frame that came in had this counter under this index of keys. Before a probe for the largest datagram others
+    /// went that were perhaps too large.
+    pub(crate) fn handle_counter(&mut self, index: u32, counter: u64, is_size_probe: bool, now: Time) {
         // What was sent while nothing could arrive says nothing of what happens when it can.
         if self.is_up {
-            self.metric.handle_frame(index, counter, now);
+            self.metric.handle_frame(index, counter, is_size_probe, now);
         }
     }
 
@@ -165,6 +172,12 @@ impl Liveness {
         self.must_greet |= self.is_up;
         // What was asked before could not be answered there.
         self.probes = 0;
+    }
+
+    /// Others bring newer word of the other end than it did itself: it is asked at once. Whether it is up at all.
+    pub(crate) fn handle_doubt(&mut self) -> bool {
+        self.must_greet |= self.is_up && self.probes == 0;
+        self.is_up
     }
 
     /// The operating system says that nobody listens there. Anybody on the path can forge that, so it only makes this
@@ -225,13 +238,15 @@ impl Liveness {
             // This process slept; answers may lie unread. Ask again before judging.
             self.probes = 0;
         }
-        if self.is_up && now.since(self.confirmed) >= CONFIRM_MAX && now.since(scheduled) < LATE_TIMER {
+        let is_unheard = self.unconfirmed_since.is_some_and(|since| now.since(since) >= CONFIRM_MAX);
+        if self.is_up && is_unheard && now.since(scheduled) < LATE_TIMER {
             self.set_up(false, now);
             return Action::Dead;
         }
         self.must_greet = false;
         self.probes = self.probes.saturating_add(1);
         self.probed = now;
+        self.unconfirmed_since.get_or_insert(now);
         Action::Probe
     }
 
@@ -249,7 +264,7 @@ impl Liveness {
             let patience = if is_between { PROBE_RETRY.max(rtt / 4) } else { PROBE_PATIENCE.max(rtt * 3 / 2) };
             return self.probed + patience;
         }
-        let idle = self.heard + PROBE_IDLE;
+        let idle = self.heard + self.idle_silence();
         let Some(used) = self.used else { return idle };
         let active = self.unanswered_since.unwrap_or(self.heard) + PROBE_ACTIVE;
         let measure = self.confirmed.max(self.probed) + PROBE_RTT_INTERVAL;
@@ -288,6 +303,7 @@ impl Liveness {
         }
         let sent = Time::from_micros(now.as_micros().checked_sub(u64::from(age_us))?);
         self.confirmed = self.confirmed.max(sent);
+        self.unconfirmed_since = self.unconfirmed_since.filter(|since| sent < *since);
         if let Some(timestamp_us) = hello.timestamp_us {
             let kept = Duration::from_micros(u64::from(timestamp_us.wrapping_sub(echo.receive_us)));
             if let Some(rtt) = age.checked_sub(kept).filter(|rtt| *rtt <= RTT_MAX) {
@@ -295,6 +311,17 @@ impl Liveness {
             }
         }
         Some(sent)
+    }
+
+    /// How long nothing may be heard of a link that carries nothing: longer, the longer it was left alone.
+    fn idle_silence(&self) -> Duration {
+        let idle_since = self.used.map_or(self.came_up, |used| used.max(self.came_up));
+        (self.heard.since(idle_since) / PROBE_IDLE_DIVISOR).clamp(PROBE_IDLE, PROBE_IDLE_MAX)
+    }
+
+    /// Whether data was carried since a time.
+    pub(crate) fn is_used_since(&self, since: Time) -> bool {
+        self.used.is_some_and(|used| used >= since)
     }
 
     const fn tries_max(&self) -> u32 {
@@ -319,6 +346,8 @@ impl Liveness {
             self.generation = if clock == self.generation { clock.wrapping_add(1).max(1) } else { clock };
             self.must_greet = true;
             self.confirmed = now;
+            self.unconfirmed_since = None;
+            self.came_up = now;
             self.metric.handle_up();
         } else {
             self.must_greet = false;

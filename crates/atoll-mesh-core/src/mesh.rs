@@ -287,16 +287,16 @@ impl Mesh {
         }
     }
 
-    /// Takes a beacon that came from `from`.
-    pub fn handle_beacon(&mut self, from: SocketAddr, beacon: &Beacon, now: Time) {
+    /// Takes a beacon that came from `from`. Whether it told of a neighbour of this region that is not one yet.
+    pub fn handle_beacon(&mut self, from: SocketAddr, beacon: &Beacon, now: Time) -> bool {
         if beacon.region != self.prefix {
             self.counters.beacons_of_other_regions += 1;
-            return;
+            return false;
         }
         let mut endpoint = from;
         endpoint.set_port(beacon.port);
         if Beacon::of(self.network, 0).hash == beacon.hash {
-            return;
+            return false;
         }
         let up = self.links.iter_mut().find(|(_, link)| link.is_at(endpoint) && link.liveness.is_up());
         match up {
@@ -306,10 +306,9 @@ impl Mesh {
                     let timer = Timer::Link(*id);
                     self.timers.no_later_than(timer, now);
                 }
+                false
             }
-            None => {
-                self.add_peer(endpoint, Origin::Discovered, now);
-            }
+            None => self.add_peer(endpoint, Origin::Discovered, now),
         }
     }
 

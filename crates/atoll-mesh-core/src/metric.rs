@@ -12,20 +12,27 @@
 //! Loss is counted from the counters of all frames of the link, data included, so it costs no packets of its own.
 
 use core::time::Duration;
+use std::collections::VecDeque;
 
 use crate::{
     babel::INFINITY,
     limits::{
         CAPACITY_COST, CAPACITY_FREE, COST_HYSTERESIS, COST_HYSTERESIS_DIVISOR, LINK_COST, LINK_COST_MAX, LOSS_COST,
-        LOSS_FRAMES_MIN, LOSS_FREE_PERMILLE, LOSS_WINDOW, RTT_FREE, RTT_MAX,
+        LOSS_FRAMES_MIN, LOSS_FREE_PERMILLE, LOSS_WINDOW, RTT_FREE, RTT_MAX, RTT_SAMPLES,
     },
+    link_mtu::SIZES,
     time::Time,
 };
 
 /// Figures of one link, and its cost.
 #[derive(Debug)]
 pub(crate) struct LinkMetric {
+    /// Smoothed.
     rtt: Option<Duration>,
+    /// The last round trips, newest first.
+    samples: VecDeque<Duration>,
+    /// What the round trip takes if nothing has to wait: what the cost follows.
+    rtt_base: Duration,
     loss: LossMeter,
     /// What the neighbour says that our direction costs.
     txcost: u16,
@@ -38,7 +45,16 @@ pub(crate) struct LinkMetric {
 
 impl Default for LinkMetric {
     fn default() -> Self {
-        Self { rtt: None, loss: LossMeter::default(), txcost: LINK_COST, capacity: 0, its_capacity: 0, cost: LINK_COST }
+        Self {
+            rtt: None,
+            samples: VecDeque::with_capacity(RTT_SAMPLES),
+            rtt_base: Duration::ZERO,
+            loss: LossMeter::default(),
+            txcost: LINK_COST,
+            capacity: 0,
+            its_capacity: 0,
+            cost: LINK_COST,
+        }
     }
 }
 
@@ -71,8 +87,8 @@ impl LinkMetric {
     }
 
     /// A frame came in under this index of keys, with this counter.
-    pub(crate) fn handle_frame(&mut self, index: u32, counter: u64, now: Time) {
-        if self.loss.handle_frame(index, counter, now) {
+    pub(crate) fn handle_frame(&mut self, index: u32, counter: u64, is_size_probe: bool, now: Time) {
+        if self.loss.handle_frame(index, counter, is_size_probe, now) {
             self.settle();
         }
     }
@@ -85,6 +101,12 @@ impl LinkMetric {
     /// A round trip was measured.
     pub(crate) fn handle_rtt(&mut self, sample: Duration) {
         let sample = sample.min(RTT_MAX);
+        self.samples.truncate(RTT_SAMPLES - 1);
+        self.samples.push_front(sample);
+        let shortest = self.samples.iter().copied().min().unwrap_or(sample);
+        // A shorter one is the truth at once; that all became longer has to be seen for a while.
+        let smoothed = self.rtt.map_or(shortest, |_| (self.rtt_base * 7 + shortest) / 8);
+        self.rtt_base = shortest.min(smoothed);
         self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
         self.settle();
     }
@@ -115,7 +137,7 @@ impl LinkMetric {
         let cost = self
             .rxcost()
             .saturating_add(self.txcost - LINK_COST)
-            .saturating_add(delay_cost(self.rtt.unwrap_or_default()))
+            .saturating_add(delay_cost(self.rtt_base))
             .saturating_add(u16::from(halvings) * CAPACITY_COST)
             .min(LINK_COST_MAX);
         let step = COST_HYSTERESIS.max(self.cost / COST_HYSTERESIS_DIVISOR);
@@ -151,7 +173,7 @@ impl LossMeter {
     }
 
     /// Takes a frame; whether there is a new value.
-    fn handle_frame(&mut self, index: u32, counter: u64, now: Time) -> bool {
+    fn handle_frame(&mut self, index: u32, counter: u64, is_size_probe: bool, now: Time) -> bool {
         if self.index != Some(index) {
             *self = Self {
                 index: Some(index),
@@ -164,7 +186,10 @@ impl LossMeter {
             };
             return false;
         }
-        self.received = self.received.saturating_add(1);
+        let missing = counter.saturating_sub(self.highest).saturating_sub(1);
+        // Probes for the largest datagram come largest first: those that were too large are no loss.
+        let excused = if is_size_probe { missing.min(SIZES.len() as u64) } else { 0 };
+        self.received = self.received.saturating_add(1 + excused);
         self.highest = self.highest.max(counter);
         let expected = self.highest.saturating_sub(self.first);
         if expected < LOSS_FRAMES_MIN || now.since(self.since) < LOSS_WINDOW {
@@ -196,7 +221,7 @@ mod tests {
     fn fed(frames: u64, is_lost: impl Fn(u64) -> bool) -> LinkMetric {
         let mut metric = LinkMetric::default();
         for counter in (0..frames).filter(|counter| !is_lost(*counter)) {
-            metric.handle_frame(1, counter, at(counter * 10));
+            metric.handle_frame(1, counter, false, at(counter * 10));
         }
         metric
     }
@@ -214,6 +239,24 @@ mod tests {
     }
 
     #[test]
+    fn a_round_trip_that_waited_for_a_processor_does_not_make_a_link_far() {
+        let mut metric = LinkMetric::default();
+        metric.handle_rtt(Duration::from_millis(500));
+        assert!(metric.cost() > LINK_COST);
+        metric.handle_rtt(Duration::from_millis(1));
+        assert_eq!(metric.cost(), LINK_COST, "the next one tells");
+        for round in 0..40 {
+            metric.handle_rtt(Duration::from_millis(if round % 4 == 0 { 1 } else { 300 }));
+            assert_eq!(metric.cost(), LINK_COST);
+        }
+        // A way that became longer is one.
+        for _ in 0..40 {
+            metric.handle_rtt(Duration::from_millis(110));
+        }
+        assert!(metric.cost().abs_diff(LINK_COST + 150) <= COST_HYSTERESIS, "{}", metric.cost());
+    }
+
+    #[test]
     fn a_link_that_loses_a_fifth_costs_more_than_six_clean_ones() {
         let mut metric = fed(2000, |counter| counter % 5 == 0);
         assert!(metric.loss_permille().abs_diff(200) <= 5, "{}", metric.loss_permille());
@@ -228,17 +271,27 @@ mod tests {
     fn new_keys_a_pause_and_reordering_are_no_loss() {
         let mut metric = LinkMetric::default();
         for counter in 0..500u64 {
-            metric.handle_frame(1, counter ^ 1, at(counter * 10));
+            metric.handle_frame(1, counter ^ 1, false, at(counter * 10));
         }
-        metric.handle_frame(2, 9000, at(6000));
+        metric.handle_frame(2, 9000, false, at(6000));
         for counter in 1..500u64 {
-            metric.handle_frame(2, 9000 + counter, at(6000 + counter * 10));
+            metric.handle_frame(2, 9000 + counter, false, at(6000 + counter * 10));
         }
         metric.handle_up();
         for counter in 0..500u64 {
-            metric.handle_frame(2, 20_000 + counter, at(20_000 + counter * 10));
+            metric.handle_frame(2, 20_000 + counter, false, at(20_000 + counter * 10));
         }
         assert!(metric.loss_permille() <= 2, "{}", metric.loss_permille());
+    }
+
+    #[test]
+    fn probes_that_are_too_large_are_no_loss() {
+        let mut metric = LinkMetric::default();
+        // Of each eight frames one is a probe that arrives, after one or two that were too large.
+        for counter in (0..2000).filter(|counter| ![5, 6].contains(&(counter % 8))) {
+            metric.handle_frame(1, counter, counter % 8 == 7, at(counter * 10));
+        }
+        assert_eq!((metric.loss_permille(), metric.cost()), (0, LINK_COST));
     }
 
     #[test]

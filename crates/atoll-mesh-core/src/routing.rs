@@ -89,6 +89,8 @@ pub struct Router {
     expiry: Option<Time>,
     verifications: RateLimit,
     outbox: VecDeque<(LinkId, Writer)>,
+    /// Links whose other end seems to have started anew.
+    doubted: BTreeSet<LinkId>,
     /// Number of the last batch, over all links.
     batch: u32,
 }
@@ -115,6 +117,7 @@ impl Router {
             expiry: None,
             verifications: RateLimit::new(VERIFICATIONS_PER_SECOND_MAX, now),
             outbox: VecDeque::new(),
+            doubted: BTreeSet::new(),
             batch: 0,
         };
         router.sign_own();
@@ -254,6 +257,13 @@ impl Router {
     #[must_use]
     pub fn poll_transmit(&mut self) -> Option<(LinkId, Vec<u8>)> {
         self.outbox.pop_front().map(|(link, writer)| (link, writer.finish()))
+    }
+
+    /// The next link over whose other end somebody else brings newer word than itself: perhaps it started anew and
+    /// does not know us, so ask. Call again until it returns nothing, after [`Self::handle_tlvs`].
+    #[must_use]
+    pub fn poll_doubt(&mut self) -> Option<LinkId> {
+        self.doubted.pop_first()
     }
 
     /// Does what is due.

@@ -18,16 +18,18 @@ use atoll_os::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
     Config, MeshError, api,
     babel::Babel,
     config::{Host, Peer},
-    discovery::Discovery,
+    discovery::{Discovery, Pace},
     io::{Io, Ready, open_udp},
-    limits::{API_STOP_MAX, BEACON_INTERVAL, CARRIER_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL},
+    limits::{
+        API_STOP_MAX, CARRIER_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL, RESOLVE_KNOWN_INTERVAL,
+    },
 };
 
 /// Runs the daemon until `shutdown` completes.
@@ -134,10 +136,11 @@ impl Daemon {
     ) -> Result<(), MeshError> {
         tokio::pin!(shutdown);
         self.tell_addresses();
-        let mut beacon = interval(BEACON_INTERVAL);
-        beacon.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tell = interval(PLAIN_LOOK_INTERVAL);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let beacon = sleep_until(Instant::now());
+        tokio::pin!(beacon);
+        let mut pace = Pace::default();
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
         loop {
@@ -164,14 +167,21 @@ impl Daemon {
                 },
                 Some(request) = requests.recv() => self.answer(request),
                 Some((peer, endpoint)) = endpoints.recv() => self.place_peer(peer, endpoint),
-                _ = beacon.tick(), if self.discovery.is_some() => self.send_beacon(),
                 _ = tell.tick(), if self.babel.is_some() => {
                     if let Some(babel) = &self.babel {
                         babel.tell(&self.mesh);
                     }
                 }
+                () = &mut beacon, if self.discovery.is_some() => {
+                    if self.send_beacon() {
+                        pace.hurry();
+                    }
+                    beacon.as_mut().reset(Instant::now() + pace.next());
+                }
                 (from, heard) = next_beacon(self.discovery.as_ref()) => {
-                    self.mesh.handle_beacon(from, &heard, self.io.now());
+                    if self.mesh.handle_beacon(from, &heard, self.io.now()) {
+                        pace.hurry();
+                    }
                 }
             }
         }
@@ -281,11 +291,13 @@ impl Daemon {
         self.mesh.add_peer(endpoint, Origin::Static, now);
     }
 
-    fn send_beacon(&mut self) {
+    /// Sends a beacon on every interface. Whether somebody is missing: no neighbour answers, or an interface is not
+    /// there.
+    fn send_beacon(&mut self) -> bool {
         let beacon = Beacon::of(self.mesh.network(), self.io.port());
-        if let Some(discovery) = &mut self.discovery {
-            discovery.send(&beacon);
-        }
+        let Some(discovery) = &mut self.discovery else { return false };
+        discovery.send(&beacon);
+        discovery.problems().next().is_some() || !self.mesh.link_status().iter().any(|link| link.is_up)
     }
 }
 
@@ -308,7 +320,8 @@ async fn resolve(peers: Vec<Peer>, found: mpsc::Sender<(usize, SocketAddr)>) {
             // Nothing to look up ever again; the other end of the channel stays open.
             core::future::pending::<()>().await;
         }
-        sleep(RESOLVE_INTERVAL).await;
+        let is_complete = known.iter().all(Option::is_some);
+        sleep(if is_complete { RESOLVE_KNOWN_INTERVAL } else { RESOLVE_INTERVAL }).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! Beacons on local networks: link-local IPv6 multicast.
 
+use core::time::Duration;
 use std::{
     collections::BTreeMap,
     io,
@@ -10,10 +11,35 @@ use atoll_mesh_core::beacon::{BEACON_BYTES, Beacon};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
-use crate::{MeshError, limits::BEACON_PORT};
+use crate::{
+    MeshError,
+    limits::{BEACON_INTERVAL, BEACON_INTERVAL_MAX, BEACON_PORT, BEACONS_EAGER},
+};
 
 /// Link-local group of Atoll's beacons (transient: RFC 4291 section 2.7).
 const GROUP: Ipv6Addr = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0xa701, 0x0001);
+
+/// How soon the next beacon is due. Whoever comes new says so often, and is called by those who hear it; the others need
+/// not repeat where they are.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// Beacons since there was news.
+    beacons: u32,
+}
+
+impl Pace {
+    /// There is news: beacons come often for a while.
+    pub(crate) const fn hurry(&mut self) {
+        self.beacons = 0;
+    }
+
+    /// Time from a beacon to the next.
+    pub(crate) fn next(&mut self) -> Duration {
+        self.beacons = self.beacons.saturating_add(1);
+        let doublings = self.beacons.saturating_sub(BEACONS_EAGER).min(16);
+        BEACON_INTERVAL.saturating_mul(1 << doublings).min(BEACON_INTERVAL_MAX)
+    }
+}
 
 /// Sends beacons on some interfaces, and hears those of others.
 pub(crate) struct Discovery {
@@ -86,4 +112,18 @@ fn open() -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, BEACON_PORT)).into())?;
     UdpSocket::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beacons_come_often_while_there_is_news_and_seldom_after_that() {
+        let mut pace = Pace::default();
+        let seconds = |pace: &mut Pace, count: usize| (0..count).map(|_| pace.next().as_secs()).collect::<Vec<_>>();
+        assert_eq!(seconds(&mut pace, 10), [2, 2, 2, 2, 2, 4, 8, 16, 16, 16]);
+        pace.hurry();
+        assert_eq!(seconds(&mut pace, 6), [2, 2, 2, 2, 2, 4]);
+    }
 }

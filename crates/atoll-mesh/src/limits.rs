@@ -28,10 +28,16 @@ pub const MEMBERS_MAX: usize = 10_000;
 pub const DISCOVERY_INTERFACES_MAX: usize = 32;
 /// Questions to the local API that wait for an answer.
 pub const REQUESTS_MAX: usize = 16;
-/// How often names and interfaces of peers are looked up again.
+/// How often names and interfaces of peers are looked up that are not known yet.
 pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How often a beacon is sent on each interface.
+/// The same of those that are.
+pub const RESOLVE_KNOWN_INTERVAL: Duration = Duration::from_secs(30);
+/// How often a beacon is sent on each interface, at first and while there is news.
 pub const BEACON_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest time between two beacons, when nobody new is heard.
+pub const BEACON_INTERVAL_MAX: Duration = Duration::from_secs(16);
+/// Beacons after which, if nobody new is heard, the time between two doubles.
+pub const BEACONS_EAGER: u32 = 5;
 /// How long open API connections may take to end at shutdown.
 pub const API_STOP_MAX: Duration = Duration::from_secs(1);
 /// A static peer that does not answer for this long is shown as a problem.

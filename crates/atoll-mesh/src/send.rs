@@ -56,9 +56,15 @@ impl Sender {
 
     /// Receives rows of datagrams, one for each buffer; how many. `WouldBlock` if there are none.
     pub(crate) fn receive(&mut self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
-        let received = self.udp.try_io(Interest::READABLE, || self.state.recv((&self.udp).into(), buffers, meta));
+        let mut count = 0;
+        let received = self.udp.try_io(Interest::READABLE, || {
+            count = self.state.recv((&self.udp).into(), buffers, meta)?;
+            // Fewer than there is room for: the socket is empty, and need not be asked once more to say so. It becomes
+            // readable with the next datagram.
+            if count < buffers.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
+        });
         self.is_told |= received.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
-        received
+        if count > 0 { Ok(count) } else { received }
     }
 
     /// The next neighbour of which the network says that nobody listens there.

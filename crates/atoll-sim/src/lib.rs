@@ -4,7 +4,9 @@
 
 #![forbid(unsafe_code)]
 
+mod deadlines;
 pub mod kem;
 pub mod mesh;
 pub mod nat;
 pub mod routing;
+pub mod scale;

@@ -14,7 +14,7 @@ use atoll_mesh_core::{Event, Mesh, Origin, Received, Settings, Time, Tuning};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 
-use crate::kem::SeededKem;
+use crate::{deadlines::Deadlines, kem::SeededKem};
 
 /// How a direction of a link treats datagrams.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +78,9 @@ pub struct World {
     nodes: Vec<Node>,
     wires: BTreeMap<(usize, usize), Quality>,
     in_flight: BTreeMap<(Time, u64), (usize, usize, Vec<u8>)>,
+    deadlines: Deadlines,
+    /// Nodes that a test may have done something to.
+    touched: BTreeSet<usize>,
     next: u64,
     /// Packets by their number: sender, receiver, whether it came out.
     packets: BTreeMap<u64, (usize, usize, bool)>,
@@ -101,6 +104,8 @@ impl World {
             nodes: Vec::new(),
             wires: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            deadlines: Deadlines::default(),
+            touched: BTreeSet::new(),
             next: 0,
             packets: BTreeMap::new(),
             datagrams: 0,
@@ -161,6 +166,7 @@ impl World {
 
     /// A node.
     pub fn mesh(&mut self, node: usize) -> Option<&mut Mesh> {
+        self.touched.insert(node);
         self.nodes[node].mesh.as_mut()
     }
 
@@ -196,7 +202,14 @@ impl World {
     /// Endpoint of a node.
     pub fn endpoint(node: usize) -> SocketAddr {
         let low = u32::try_from(node).expect("few nodes");
-        SocketAddr::new(Ipv4Addr::from_bits(0x0a00_0001 + low).into(), 4870)
+        SocketAddr::new(Ipv4Addr::from_bits(FIRST_ADDRESS + low).into(), 4870)
+    }
+
+    /// The node with this endpoint.
+    fn node_at(&self, endpoint: SocketAddr) -> Option<usize> {
+        let SocketAddr::V4(v4) = endpoint else { return None };
+        let node = usize::try_from(v4.ip().to_bits().checked_sub(FIRST_ADDRESS)?).ok()?;
+        (node < self.nodes.len() && Self::endpoint(node) == endpoint).then_some(node)
     }
 
     /// Lays a wire between two nodes, with the same quality both ways; the first one calls the second.
@@ -230,6 +243,7 @@ impl World {
     /// Kills a node: its memory is gone, its key stays.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].mesh = None;
+        self.schedule(node);
     }
 
     /// Stops a node in order: it says so, and then it is gone.
@@ -324,12 +338,12 @@ impl World {
     /// Lets time pass.
     pub fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
+        for node in core::mem::take(&mut self.touched) {
+            self.schedule(node);
+        }
         loop {
             let arrival = self.in_flight.first_key_value().map(|((at, _), _)| *at);
-            let timers = self.nodes.iter().enumerate();
-            let timer = timers
-                .filter_map(|(index, node)| Some((node.mesh.as_ref()?.poll_timeout()?.0, index)))
-                .min_by_key(|(at, index)| (*at, *index));
+            let timer = self.deadlines.next();
             // What arrives at the moment of a timer is handled first.
             match (arrival, timer) {
                 (Some(at), timer) if at <= end && timer.is_none_or(|(due, _)| at <= due) => {
@@ -389,8 +403,18 @@ impl World {
         }
     }
 
-    /// Drains what a node has to say.
+    /// Drains what a node has to say, and notes when it has something to do.
     fn settle(&mut self, index: usize) {
+        self.drain(index);
+        self.schedule(index);
+    }
+
+    fn schedule(&mut self, index: usize) {
+        let deadline = self.nodes[index].mesh.as_ref().and_then(|mesh| Some(mesh.poll_timeout()?.0));
+        self.deadlines.set(index, deadline);
+    }
+
+    fn drain(&mut self, index: usize) {
         loop {
             let Some(mesh) = &mut self.nodes[index].mesh else { return };
             if let Some(transmit) = mesh.poll_transmit() {
@@ -408,11 +432,14 @@ impl World {
     fn transmit(&mut self, source: usize, to: SocketAddr, data: Vec<u8>) {
         self.datagrams += 1;
         self.note(source as u64, &data);
-        let Some(target) = (0..self.nodes.len()).find(|node| Self::endpoint(*node) == to) else { return };
+        let Some(target) = self.node_at(to) else { return };
         if let Some(record) = &mut self.record {
             record.push(Sent { source, target, data: data.clone() });
         }
         let Some(quality) = self.wires.get(&(source, target)).copied() else { return };
+        if data.len() > DATAGRAM_BYTES_MAX {
+            return;
+        }
         if self.rng.random_bool(quality.loss) {
             return;
         }
@@ -450,6 +477,10 @@ impl World {
 
 /// The region of the tests.
 pub const REGION: RegionId = RegionId([0xab; 32]);
+/// What a wire carries: Ethernet, over IPv4 and UDP.
+const DATAGRAM_BYTES_MAX: usize = 1500 - 28;
+/// Address of the first node, 10.0.0.1.
+const FIRST_ADDRESS: u32 = 0x0a00_0001;
 const UDP: u8 = 17;
 const ICMP: u8 = 58;
 

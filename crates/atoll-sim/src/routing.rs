@@ -4,6 +4,7 @@
 //! it is checked that no next hops of honest nodes form a circle, that every route in use has its origin's signature,
 //! and that tables hold no more than there is. A node may be made to lie ([`Lie`]).
 
+mod checks;
 mod lies;
 
 use core::time::Duration;
@@ -11,12 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_base::{MeshAddr, NodeSecret, RegionId, RegionPrefix};
 use atoll_mesh_core::{
-    Grant, LinkId, Target, Time,
+    Grant, LinkId, Time,
     babel::{self, INFINITY, Update},
-    routing::{Federation, LinkPolicy, Neighbourhood, Router, RouterSettings, Selected},
+    routing::{Federation, LinkPolicy, Neighbourhood, Router, RouterSettings},
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
+
+use crate::deadlines::Deadlines;
 
 pub use crate::mesh::Quality;
 pub use lies::Lie;
@@ -64,6 +67,7 @@ pub struct Routers {
     nodes: Vec<Node>,
     wires: BTreeMap<(usize, usize), Wire>,
     queue: BTreeMap<(Time, u64), (usize, usize, Event)>,
+    deadlines: Deadlines,
     next: u64,
     generation: u32,
     federation: Federation,
@@ -73,6 +77,8 @@ pub struct Routers {
     verified: BTreeSet<[u8; 64]>,
     /// Updates that were sent by anybody, for [`Lie::Replay`].
     heard: Vec<Update>,
+    steps: u64,
+    check_each: u64,
     /// Bytes of packets so far.
     pub bytes: u64,
     /// Packets so far.
@@ -89,6 +95,7 @@ impl Routers {
             nodes: Vec::new(),
             wires: BTreeMap::new(),
             queue: BTreeMap::new(),
+            deadlines: Deadlines::default(),
             next: 0,
             generation: 0,
             federation: Federation::default(),
@@ -96,6 +103,8 @@ impl Routers {
             by_region: BTreeMap::new(),
             verified: BTreeSet::new(),
             heard: Vec::new(),
+            steps: 0,
+            check_each: 1,
             bytes: 0,
             packets: 0,
         }
@@ -104,6 +113,11 @@ impl Routers {
     /// The time.
     pub const fn now(&self) -> Time {
         self.now
+    }
+
+    /// Checks what must hold only after each so many steps: of a world of thousands, every step is too much.
+    pub fn check_each(&mut self, steps: u64) {
+        self.check_each = steps.max(1);
     }
 
     /// A random number below `bound`.
@@ -121,6 +135,7 @@ impl Routers {
             if let Some(router) = &mut self.nodes[index].router {
                 router.set_federation(federation, now);
             }
+            self.schedule(index);
         }
     }
 
@@ -143,6 +158,7 @@ impl Routers {
         if let Some(router) = &mut node.router {
             router.set_federation(federation, self.now);
         }
+        self.schedule(index);
     }
 
     /// Makes a node lie from now on.
@@ -181,6 +197,7 @@ impl Routers {
     /// Kills a node: its memory is gone, its key stays.
     pub fn kill(&mut self, index: usize) {
         self.nodes[index].router = None;
+        self.schedule(index);
         for peer in self.nodes[index].ends.keys().copied().collect::<Vec<_>>() {
             self.notice(peer, index);
         }
@@ -208,6 +225,7 @@ impl Routers {
             Router::new(RouterSettings { secret: node.secret.clone(), region: node.region, calendar_ms }, self.now);
         router.set_federation(federation, self.now);
         node.router = Some(router);
+        self.schedule(index);
         for peer in self.nodes[index].ends.keys().copied().collect::<Vec<_>>() {
             self.notice(index, peer);
             self.notice(peer, index);
@@ -219,10 +237,7 @@ impl Routers {
         let end = self.now + duration;
         loop {
             let event = self.queue.first_key_value().map(|((at, _), _)| *at);
-            let timers = self.nodes.iter().enumerate();
-            let timer = timers
-                .filter_map(|(index, node)| Some((node.router.as_ref()?.deadline()?, index)))
-                .min_by_key(|(at, index)| (*at, *index));
+            let timer = self.deadlines.next();
             match (event, timer) {
                 (Some(at), timer) if at <= end && timer.is_none_or(|(due, _)| at <= due) => {
                     self.now = self.now.max(at);
@@ -294,9 +309,8 @@ impl Routers {
                 continue;
             }
             known.insert(at, distance);
-            for ((a, b), wire) in &self.wires {
-                let to = if *a == at { *b } else { *a };
-                if (*a == at || *b == at) && !wire.is_cut && is_way(to) {
+            for to in self.nodes[at].ends.keys().copied().filter(|to| is_way(*to)) {
+                if let Some(wire) = self.wire(at, to) {
                     open.insert((distance + u32::from(wire.cost), to));
                 }
             }
@@ -445,47 +459,13 @@ impl Routers {
             self.bytes += bytes.len() as u64;
             self.send(index, peer, Event::Packet(bytes));
         }
+        self.schedule(index);
     }
 
-    /// What must hold after each step, as far as this node's step can have broken it.
-    fn check(&mut self, index: usize) {
-        if self.nodes[index].lie.is_some() {
-            return;
-        }
-        let Some(router) = &self.nodes[index].router else { return };
-        let region = self.nodes[index].region;
-        let (entries, routes) = router.table_sizes();
-        let bound = self.nodes.iter().filter(|node| node.region == region).count() + self.by_region.len();
-        assert!(entries <= bound, "seed {}: node {index} keeps {entries} entries", self.seed);
-        assert!(routes <= entries * self.nodes[index].ends.len(), "seed {}: node {index}", self.seed);
-        let used: Vec<(Target, Selected)> = router.routes().map(|(target, route)| (target, route.clone())).collect();
-        for (target, route) in used {
-            let word = &route.announcement;
-            if !self.verified.contains(&word.signature) {
-                assert!(word.is_authentic(region, target), "seed {}: node {index} believes a forgery", self.seed);
-                self.verified.insert(word.signature);
-            }
-            assert!(!word.is_retraction, "seed {}: node {index} uses a retraction", self.seed);
-            self.check_circle(index, target);
-        }
-    }
-
-    fn check_circle(&self, index: usize, target: Target) {
-        let network = match target {
-            Target::Node(network) => network,
-            Target::Region(region) => match self.by_region.get(&region) {
-                Some(region) => MeshAddr::of(*region, self.nodes[index].secret.id()),
-                None => return,
-            },
-        };
-        let mut at = index;
-        for _ in 0..self.nodes.len() {
-            let Some(next) = self.next_hop(at, network).filter(|next| self.nodes[*next].lie.is_none()) else { return };
-            if next == index {
-                panic!("seed {}: at {:?} node {index} is in a circle to {target:?}", self.seed, self.now);
-            }
-            at = next;
-        }
+    /// Notes when a node has something to do; to be called after everything that happens to it.
+    fn schedule(&mut self, index: usize) {
+        let deadline = self.nodes[index].router.as_ref().and_then(Router::deadline);
+        self.deadlines.set(index, deadline);
     }
 }
 

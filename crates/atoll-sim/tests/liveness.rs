@@ -174,3 +174,48 @@ fn a_lossy_link_that_is_the_only_one_stays_up_under_traffic() {
         assert!(downs <= 1, "seed {seed}: {downs} times in a minute");
     }
 }
+
+#[test]
+fn a_neighbour_that_started_anew_is_asked_as_soon_as_others_tell_of_it() {
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        world.add_many(3);
+        for (caller, called) in [(0, 1), (0, 2), (1, 2)] {
+            world.connect(caller, called, LAN);
+        }
+        // Left alone, links are probed each 15 s only.
+        let idle = MS * world.random(20_000) as u32;
+        world.run_for(120 * S + idle);
+        // It calls node 2; node 0 would have to call it.
+        world.kill(1);
+        world.start(1);
+        world.run_for(S);
+        let links = world.mesh(1).expect("runs").link_status();
+        let is_up = |node| links.iter().any(|link| link.endpoint == World::endpoint(node) && link.is_up);
+        assert!(is_up(0) && is_up(2), "seed {seed}: {links:?}");
+    }
+}
+
+#[test]
+fn an_idle_network_is_nearly_silent() {
+    let mut world = World::new(1);
+    world.add_many(20);
+    for node in 0..20 {
+        world.connect(node, (node + 1) % 20, LAN);
+        world.connect(node, (node + 7) % 20, LAN);
+    }
+    world.run_for(120 * S);
+    let before = world.datagrams;
+    world.run_for(600 * S);
+    // 40 links: two datagrams each 15 s, and now and then new keys and a look at the path.
+    let each = (world.datagrams - before) as f64 / 40.0 / 10.0;
+    println!("{each:.1} datagrams a link and minute");
+    assert!(each <= 16.0, "{each}");
+    // What is said at rest, as the search for the largest datagram, is no loss.
+    for node in 0..20 {
+        for link in world.mesh(node).expect("runs").link_status() {
+            assert_eq!(link.cost, LINK_COST, "{link:?}");
+        }
+    }
+    assert_eq!(world.unreachable_pairs(S), [], "and everybody is still reached");
+}

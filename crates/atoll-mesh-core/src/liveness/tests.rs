@@ -73,6 +73,34 @@ fn silence_under_traffic_kills_within_half_a_second_and_idle_within_three_and_a_
 }
 
 #[test]
+fn a_link_that_is_left_alone_is_probed_ever_more_seldom_until_it_is_used() {
+    let mut ends = Ends::greeted(Duration::ZERO);
+    let (mut last, mut gaps) = (at(0), Vec::new());
+    while last < at(300_000) {
+        let due = ends.here.deadline();
+        assert_eq!(ends.here.handle_timeout(due, due), Action::Probe);
+        ends.round_trip(due);
+        gaps.push(due.since(last));
+        last = due;
+    }
+    assert!(gaps.is_sorted() && gaps[0] == PROBE_IDLE && gaps.last() == Some(&PROBE_IDLE_MAX), "{gaps:?}");
+    // Used again, it is watched again.
+    ends.here.handle_sent(last);
+    assert_eq!(ends.here.deadline(), last + PROBE_ACTIVE);
+    ends.here.handle_frame(last);
+    let mut quiet = last;
+    while quiet < last + ACTIVE_KEEP * 2 {
+        quiet = ends.here.deadline();
+        assert_eq!(ends.here.handle_timeout(quiet, quiet), Action::Probe);
+        ends.round_trip(quiet);
+    }
+    assert!(quiet <= last + ACTIVE_KEEP + PROBE_IDLE * 2, "{quiet:?}");
+    ends.here.handle_sent(quiet);
+    let died = ends.dies_at();
+    assert!(died <= quiet + Duration::from_millis(480), "{died:?}");
+}
+
+#[test]
 fn nobody_there_is_checked_and_then_acted_on_sooner() {
     let mut ends = Ends::greeted(Duration::ZERO);
     ends.here.handle_sent(at(10));

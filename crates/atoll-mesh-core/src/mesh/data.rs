@@ -182,7 +182,7 @@ impl Mesh {
             let link = self.links.get_mut(&id)?;
             Some((id, link.channel.open(index, now, |keys| keys.open_steering(counter, data, now))?))
         });
-        let Some((id, steering)) = self.link_opened(from, (index, counter), opened, data, now) else {
+        let Some((id, steering)) = self.link_opened(from, index, opened, data, now) else {
             return Received::Done;
         };
         let Some(mut steering) = steering else {
@@ -196,6 +196,7 @@ impl Mesh {
         };
         steering.ecn = ecn.bits();
         if let Some(link) = self.links.get_mut(&id) {
+            link.liveness.handle_counter(index, counter, false, now);
             link.liveness.handle_received(now);
         }
         if steering.target == self.network {
@@ -211,7 +212,7 @@ impl Mesh {
     pub(super) fn link_opened<T>(
         &mut self,
         from: SocketAddr,
-        (index, counter): (u32, u64),
+        index: u32,
         opened: Option<(LinkId, Result<Opened<T>, OpenError>)>,
         data: &[u8],
         now: Time,
@@ -224,7 +225,6 @@ impl Mesh {
                 let link = self.links.get_mut(&id)?;
                 link.rx_bytes += data.len() as u64;
                 link.liveness.handle_frame(now);
-                link.liveness.handle_counter(index, counter, now);
                 if link.endpoint != from {
                     self.handle_new_path(id, from, now);
                 }

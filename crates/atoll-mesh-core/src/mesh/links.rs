@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use super::{Event, LinkId, Mesh, Origin, paths::Paths};
+use super::{Event, LinkId, Mesh, Origin, Tuning, paths::Paths};
 use crate::{
     babel::{self, Tlv, Writer},
     channel::Channel,
     handshake::Proven,
-    limits::{HANDSHAKE_RETRY_MAX, LINK_FORGET, PUNCHED_FORGET},
+    limits::{HANDSHAKE_RETRY_MAX, LINK_FORGET, PUNCHED_FORGET, REKEY_IDLE_FACTOR},
     link_mtu::LinkMtu,
     liveness::{Action, Liveness},
     routing::{LinkPolicy, Neighbourhood},
@@ -80,6 +80,20 @@ impl Link {
         self.dial.is_some()
     }
 
+    /// Whether new keys are due: later, if those in use hid nothing but signs of life.
+    fn wants_rekey(&self, tuning: &Tuning, now: Time) -> bool {
+        let is_used = self.channel.established().is_none_or(|since| self.liveness.is_used_since(since));
+        let factor = if is_used { 1 } else { REKEY_IDLE_FACTOR };
+        let tuning = Tuning { rekey_after: tuning.rekey_after.saturating_mul(factor), ..tuning.clone() };
+        self.channel.wants_rekey(&tuning, now)
+    }
+
+    /// Whether it matters how large its datagrams may be: an idle link is not asked again before it is used.
+    fn needs_mtu(&self) -> bool {
+        let is_used = || self.mtu.known_since().is_none_or(|since| self.liveness.is_used_since(since));
+        self.liveness.is_up() && is_used()
+    }
+
     /// Where handshakes go: to where the neighbour was last heard, or, if it is not heard, to where it should be.
     pub(super) fn target(&self) -> SocketAddr {
         if self.liveness.is_up() { self.endpoint } else { self.dial.unwrap_or(self.endpoint) }
@@ -115,12 +129,18 @@ impl Mesh {
             let link = self.links.get_mut(&id)?;
             Some((id, link.channel.open(index, now, |keys| keys.open_control(counter, data, now))?))
         });
-        let Some((id, length)) = self.link_opened(from, (index, counter), opened, data, now) else { return };
+        let Some((id, length)) = self.link_opened(from, index, opened, data, now) else { return };
         let payload = &data[LINK_HEADER_BYTES..LINK_HEADER_BYTES + length];
+        if let Some(link) = self.links.get_mut(&id) {
+            let is_size_probe = payload.first() == Some(&PAYLOAD_MTU_PROBE);
+            link.liveness.handle_counter(index, counter, is_size_probe, now);
+        }
         match payload.first() {
             // An empty frame only confirms keys.
             None => {}
             Some(&PAYLOAD_CONTROL) => self.handle_control(id, payload, now),
+            // An empty one only ends a row.
+            Some(&PAYLOAD_MTU_PROBE) if payload.len() == 1 => {}
             Some(&PAYLOAD_MTU_PROBE) => {
                 if let Ok(size) = u16::try_from(data.len()) {
                     self.send_link(id, &[&[PAYLOAD_MTU_ACK][..], &size.to_be_bytes()].concat(), now);
@@ -166,7 +186,7 @@ impl Mesh {
         let Some(link) = self.links.get(&id) else { return };
         let silence = now.since(link.liveness.last_heard());
         let redial = link.dial.is_some() && (!link.channel.can_send(now) || silence > HANDSHAKE_RETRY_MAX * 3);
-        let is_due = if is_up { link.channel.wants_rekey(&self.tuning, now) } else { redial };
+        let is_due = if is_up { link.wants_rekey(&self.tuning, now) } else { redial };
         if is_due && !link.channel.is_handshaking() {
             self.start_link_handshake(id, now);
         }
@@ -192,12 +212,17 @@ impl Mesh {
 
     /// Probes for the largest datagram, when it is time to.
     fn probe_mtu(&mut self, id: LinkId, now: Time) {
-        let Some(link) = self.links.get_mut(&id).filter(|link| link.liveness.is_up()) else { return };
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.needs_mtu()) else { return };
         let (sizes, is_lower) = link.mtu.handle_timeout(now);
-        for size in sizes {
+        let is_daring = sizes.iter().any(|size| *size > link.mtu.datagram_bytes());
+        // The largest first: what is lost before an empty probe is known to have been too large.
+        for size in sizes.into_iter().rev() {
             let mut payload = vec![0; usize::from(size) - CONTROL_OVERHEAD_BYTES];
             payload[0] = PAYLOAD_MTU_PROBE;
             self.send_link(id, &payload, now);
+        }
+        if is_daring {
+            self.send_link(id, &[PAYLOAD_MTU_PROBE], now);
         }
         if is_lower {
             self.settle_link(id, now);
@@ -236,6 +261,11 @@ impl Mesh {
         };
         self.handle_hello(id, &tlvs, now);
         self.router.handle_tlvs(id, &tlvs, now);
+        while let Some(doubted) = self.router.poll_doubt() {
+            if self.links.get_mut(&doubted).is_some_and(|link| link.liveness.handle_doubt()) {
+                self.timers.no_later_than(Timer::Link(doubted), now);
+            }
+        }
         self.flush_router(now);
     }
 
@@ -293,7 +323,7 @@ impl Mesh {
     pub(super) fn schedule_link(&mut self, id: LinkId) {
         let Some(link) = self.links.get(&id) else { return };
         let deadline = link.liveness.deadline();
-        let deadline = if link.liveness.is_up() { deadline.min(link.mtu.deadline()) } else { deadline };
+        let deadline = if link.needs_mtu() { deadline.min(link.mtu.deadline()) } else { deadline };
         let deadline = link.channel.deadline().map_or(deadline, |channel| channel.min(deadline));
         self.timers.set(Timer::Link(id), Some(deadline));
     }

@@ -123,6 +123,7 @@ impl Router {
         let router_id = announcement.router_id(self.region);
         let Path { mtu, hops } = update.path.unwrap_or(Path { mtu: 0, hops: 0 });
         self.watch_expiry(&announcement);
+        self.doubt_neighbour(link, target, announcement.seqno);
         let entry = self.entries.entry(target).or_default();
         if !entry.sources.contains_key(&router_id) && entry.sources.len() >= BORDERS_MAX {
             return;
@@ -146,6 +147,18 @@ impl Router {
         if is_behind {
             self.mark(link, target, now);
         }
+    }
+
+    /// Takes note if somebody else brings newer word of a neighbour than that neighbour itself did.
+    fn doubt_neighbour(&mut self, link: LinkId, target: Target, seqno: u64) {
+        let Some(entry) = self.entries.get(&target) else { return };
+        let Target::Node(network) = target else { return };
+        let is_older = |other: &LinkId| entry.routes.get(other).is_some_and(|route| route.announcement.seqno < seqno);
+        let older = self
+            .neighbours
+            .iter()
+            .filter(|(other, neighbour)| **other != link && neighbour.network == network && is_older(other));
+        self.doubted.extend(older.map(|(other, _)| *other));
     }
 
     /// The origin itself says that it is gone: so are all routes to it, through whomever.
@@ -342,10 +355,9 @@ impl Router {
     }
 
     pub(super) fn push(&mut self, link: LinkId, tlv: &Tlv) {
-        if let Some((to, writer)) = self.outbox.back_mut()
-            && *to == link
-            && writer.push(tlv)
-        {
+        // What goes to one neighbour at one time goes in one packet, whatever others are told in between.
+        let last = self.outbox.iter_mut().rev().find(|(to, _)| *to == link);
+        if last.is_some_and(|(_, writer)| writer.push(tlv)) {
             return;
         }
         let mut writer = Writer::default();
