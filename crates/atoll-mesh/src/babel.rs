@@ -20,7 +20,7 @@ use atoll_mesh_core::{
 use atoll_os::{
     addresses::link_local_of,
     link::{Links, learned::LearnedHop},
-    link_watch::LinkWatch,
+    link_watch::{LinkChange, LinkWatch},
     tun::interface_index,
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -174,10 +174,13 @@ impl Task {
                     Ok((length, from)) => self.take(from, &buffer[..length]),
                     Err(error) => tracing::trace!(%error, "no packet of Babel"),
                 },
-                Some(index) = self.watch.lost() => {
-                    self.up.retain(|_, up| *up != index);
-                    self.router.remove_interface(index, self.now());
-                    self.table.send_modify(|table| table.losses += 1);
+                Some(change) = self.watch.next() => {
+                    // Of new addresses `look` learns.
+                    if let LinkChange::Lost(index) = change {
+                        self.up.retain(|_, up| *up != index);
+                        self.router.remove_interface(index, self.now());
+                        self.table.send_modify(|table| table.losses += 1);
+                    }
                 }
                 _ = look.tick() => {
                     self.look();

@@ -86,6 +86,8 @@ impl Place {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             peers: peers.iter().map(|peer| format!("udp://{peer}:{PORT}")).collect(),
             discovery: Vec::new(),
+            members: None,
+            babel: Vec::new(),
             socket: self.socket(),
         };
         let (stop, stopped) = oneshot::channel();

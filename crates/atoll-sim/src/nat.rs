@@ -333,7 +333,7 @@ impl NatWorld {
         match self.nodes[target].mesh.handle_datagram(from, &mut data, now) {
             Received::Done => {}
             Received::Packet(record) => self.deliver(target, &data[record.start..record.end]),
-            Received::Relay { to } => self.transmit(target, &Transmit { to, data, hops_max: None }),
+            Received::Relay { to, .. } => self.transmit(target, &Transmit { to, data, hops_max: None }),
         }
         self.settle(target);
     }
