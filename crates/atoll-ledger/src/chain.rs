@@ -263,10 +263,10 @@ impl Chain {
         layer: Layer,
     ) -> Arc<ExecutedBlock> {
         let executed = Arc::new(ExecutedBlock { block, transactions, receipts, layer });
-        if !lock(&self.0.tree).insert(Arc::clone(&executed), limits::TREE_BLOCKS_MAX) {
+        lock(&self.0.tree).insert(Arc::clone(&executed), limits::TREE_BLOCKS_MAX).unwrap_or_else(|| {
             tracing::debug!(block = ?executed.block, "executed on a branch that lost meanwhile");
-        }
-        executed
+            executed
+        })
     }
 
     fn build(&self, parent: &ExecutedBlock, proposal: Proposal) -> Result<Block, Refusal> {

@@ -282,6 +282,30 @@ async fn forks_without_end_do_not_fill_the_memory() {
     assert_eq!(chain.head().block, last);
 }
 
+#[tokio::test]
+async fn a_block_that_two_tasks_execute_at_the_same_time_has_one_state() {
+    let disk = Disk::new();
+    let chain = disk.open();
+    chain.mempool().submit(transfer(0, 0, 1)).await.expect("taken");
+    let first = propose(&chain, &chain.genesis(), 1).await;
+    chain.mempool().submit(transfer(0, 1, 1)).await.expect("taken");
+    let second = propose(&chain, &first, 2).await;
+    // Another task began before the first one was done, and ends now.
+    let parent = chain.head();
+    let transactions = chain.recover(&first).expect("transactions");
+    let env = Env::after(&chain.0.charter, chain.0.region, parent.block.header(), first.header().timestamp_ms);
+    let done = execute(&env, &parent.layer, &transactions, Mode::Verify).expect("executes");
+    let (layer, _) = parent.layer.child(&done.diff).expect("a state");
+    chain.keep(first.clone(), done.transactions, done.receipts, layer);
+    for block in [first, second.clone()] {
+        tokio::select! {
+            () = chain.finalized(block, None) => {}
+            why = chain.broken() => panic!("{why}"),
+        }
+    }
+    assert_eq!((chain.head().block.clone(), balance(&chain, TARGET)), (second, U256::from(2)));
+}
+
 /// A database whose next writes fail in a given way.
 #[derive(Default)]
 struct Failing {

@@ -51,14 +51,16 @@ impl Tree {
         self.blocks.len()
     }
 
-    /// Adds a block; whether its parent is here, so that it could be added. Beyond `max` blocks the leaf of the oldest
-    /// view makes room: while no block becomes final, each leader that fails leaves one behind.
-    pub(super) fn insert(&mut self, block: Arc<ExecutedBlock>, max: usize) -> bool {
-        let parent = block.block.header().parent_hash;
-        if self.get(&parent).is_none() {
-            return false;
+    /// Adds a block, unless it is here already: what was executed twice at the same time must not have two states, of
+    /// which one is committed and the other built upon. Answers the one that is here from now on; nothing if its parent is
+    /// not, so that it could not be added. Beyond `max` blocks the leaf of the oldest view makes room: while no block becomes
+    /// final, each leader that fails leaves one behind.
+    pub(super) fn insert(&mut self, block: Arc<ExecutedBlock>, max: usize) -> Option<Arc<ExecutedBlock>> {
+        if let Some(known) = self.get(&block.block.hash()) {
+            return Some(Arc::clone(known));
         }
-        self.blocks.insert(block.block.hash(), block);
+        self.get(&block.block.header().parent_hash)?;
+        self.blocks.insert(block.block.hash(), Arc::clone(&block));
         if self.blocks.len() > max {
             let parents: BTreeSet<_> = self.blocks.values().map(|b| b.block.header().parent_hash).collect();
             let leaves = self.blocks.values().filter(|b| !parents.contains(&b.block.hash()));
@@ -66,7 +68,7 @@ impl Tree {
                 self.blocks.remove(&oldest);
             }
         }
-        true
+        Some(block)
     }
 
     /// The next nonces of the senders of the block with this hash and of its ancestors down to the root.
