@@ -152,7 +152,9 @@ fn keys_change_under_loss_and_reordering_without_loss_of_their_own() {
         world.tune(Tuning { rekey_after: S, rekey_after_messages: 30 });
         line(&mut world, 2, ROUGH);
         world.run_for(5 * S);
-        world.unreachable_pairs(S);
+        // The first keys are not of interest here; some seeds need three repetitions for them.
+        let is_up = (0..5).any(|_| world.unreachable_pairs(S).is_empty());
+        assert!(is_up, "seed {seed}");
         world.events.clear();
         let before = world.mesh(1).expect("runs").counters().clone();
         let (mut sent, wire_lost) = (Vec::new(), 0.1);
