@@ -46,6 +46,7 @@ type Own = BTreeMap<Prefix, u16>;
 /// The running task.
 pub(crate) struct Babel {
     own: watch::Sender<Own>,
+    region: RegionPrefix,
     network: MeshAddr,
     announces_region: bool,
     announces_nodes: bool,
@@ -93,17 +94,17 @@ impl Babel {
                 tracing::warn!("routes that were learned stay behind until the mesh is started again");
             }
         });
-        let babel = Self { own, network, announces_region, announces_nodes, problems, kernel_problem, stop, task };
+        let region = RegionPrefix::of(region);
+        let babel =
+            Self { own, region, network, announces_region, announces_nodes, problems, kernel_problem, stop, task };
         Ok(Some(babel))
     }
 
     /// Announces what the mesh reaches now.
     pub(crate) fn tell(&self, mesh: &Mesh) {
         let mut own = Own::new();
-        let mut octets = [0; 6];
-        octets.copy_from_slice(&self.network.octets()[..6]);
         if self.announces_region {
-            own.extend(Prefix::new(RegionPrefix(octets).network(), 48).map(|prefix| (prefix, 0)));
+            own.extend(Prefix::new(self.region.network(), 48).map(|prefix| (prefix, 0)));
         }
         if self.announces_nodes {
             let routes = mesh.route_status();

@@ -50,9 +50,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         tuning: Tuning::default(),
     };
     let mut mesh = Mesh::new(settings, Time::ZERO);
-    if let Some(members) = &config.members {
-        mesh.set_members(Some(members.iter().copied().collect()), Time::ZERO);
-    }
+    mesh.set_members(config.members.as_ref().map(|members| members.iter().copied().collect()), Time::ZERO);
     let tun = Tun::create(TunConfig {
         name: config.interface.clone(),
         mtu: MTU as u32,
@@ -279,6 +277,17 @@ impl Daemon {
             self.mesh.link_lost(link, now);
         }
         self.mesh.interface_lost(index, now);
+    }
+
+    /// Lets these join too, if not everybody may; whether that is so.
+    fn set_members(&mut self, others: &[NodeId]) -> bool {
+        let Some(members) = &self.config.members else { return false };
+        let all = members.iter().chain(others).chain([&self.node]).copied().collect();
+        if self.mesh.members() != Some(&all) {
+            tracing::info!(members = all.len(), "the members have changed");
+            self.mesh.set_members(Some(all), self.io.now());
+        }
+        true
     }
 
     /// Calls a static peer where it was found to be now.

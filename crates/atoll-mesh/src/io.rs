@@ -25,8 +25,8 @@ use crate::{
     MeshError,
     deliver::Delivery,
     limits::{
-        HOLD_KEEP, RECEIVE_BUFFERS, RECEIVE_ROUNDS_MAX, ROW_BYTES_MAX, SOCKET_BUFFER_BYTES, SUPER_BYTES_MAX,
-        TUN_READS_MAX,
+        HOLD_KEEP, RECEIVE_BUFFERS, RECEIVE_BUFFERS_MIN, RECEIVE_ROUNDS_MAX, ROW_BYTES_MAX, SOCKET_BUFFER_BYTES,
+        SUPER_BYTES_MAX, TUN_READS_MAX,
     },
     send::{Row, Sender, canonical},
     stuck::Shape,
@@ -50,6 +50,8 @@ pub(crate) struct Io {
     /// [`RECEIVE_BUFFERS`] buffers of [`SUPER_BYTES_MAX`] for rows of datagrams.
     received: Box<[u8]>,
     meta: [RecvMeta; RECEIVE_BUFFERS],
+    /// How many of the buffers are offered to the kernel.
+    buffers: usize,
     delivery: Delivery,
     /// A super-packet of the TUN device.
     packet: Box<[u8]>,
@@ -77,6 +79,7 @@ impl Io {
             start: Instant::now(),
             received: vec![0; RECEIVE_BUFFERS * SUPER_BYTES_MAX].into_boxed_slice(),
             meta: [RecvMeta::default(); RECEIVE_BUFFERS],
+            buffers: RECEIVE_BUFFERS,
             packet: vec![0; VNET_HEADER_BYTES + SUPER_BYTES_MAX].into_boxed_slice(),
             part: Vec::new(),
             row: Row::default(),
@@ -136,19 +139,25 @@ impl Io {
     /// Feeds what has come in to the core, and passes on what it says.
     pub(crate) fn read_datagrams(&mut self, mesh: &mut Mesh) {
         for _ in 0..RECEIVE_ROUNDS_MAX {
-            let Self { sender, received, meta, .. } = self;
+            let Self { sender, received, meta, buffers: offered, .. } = self;
+            let offered = *offered;
             let mut buffers = received.chunks_exact_mut(SUPER_BYTES_MAX).map(IoSliceMut::new);
             let mut slices: [IoSliceMut<'_>; RECEIVE_BUFFERS] =
                 core::array::from_fn(|_| buffers.next().expect("there are as many buffers as slices"));
             // Errors tell of earlier datagrams: never a reason to stop.
-            let Ok(count) = sender.receive(&mut slices, meta) else { return };
+            let Ok(count) = sender.receive(&mut slices[..offered], &mut meta[..offered]) else { return };
+            if count == offered {
+                let row_bytes = meta[..count].iter().map(|meta| meta.len).sum::<usize>() / count;
+                let fitting = RECEIVE_BUFFERS_MIN * SUPER_BYTES_MAX / row_bytes.max(1);
+                self.buffers = fitting.clamp(RECEIVE_BUFFERS_MIN, RECEIVE_BUFFERS);
+            }
             let now = self.now();
             for number in 0..count {
                 self.handle_row(mesh, number, now);
             }
             self.delivery.write(&self.received, &self.tun);
             self.flush(mesh);
-            if count < RECEIVE_BUFFERS {
+            if count < offered {
                 // Whatever came in since then makes the socket readable again.
                 return;
             }

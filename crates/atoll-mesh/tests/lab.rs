@@ -1,157 +1,46 @@
 //! The real daemon on real network interfaces, in namespaces that the tests make. Needs root.
 
+mod support;
+
 use std::{
-    fs,
     io::{Read as _, Write as _},
-    net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
     os::unix::net::UnixStream,
-    path::PathBuf,
-    process::Command,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
-    thread::JoinHandle,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use atoll_api::{UnixClient, mesh::MeshStatus};
-use atoll_base::{MeshAddr, NodeSecret, RegionId};
-use atoll_mesh::{Config, MeshError};
+use atoll_api::UnixClient;
+use atoll_base::{MeshAddr, NodeId, NodeSecret};
+use atoll_mesh::Config;
 use atoll_os::{
     link::Links,
     netns::NetNs,
     tun::{Tun, TunConfig},
 };
-use tokio::{runtime::Builder, sync::oneshot};
+use support::{ECHO_PORT, How, PATIENCE, PORT, Place, REGION, wait};
 
-const REGION: RegionId = RegionId([0x5a; 32]);
-const PORT: u16 = 4870;
-const ECHO_PORT: u16 = 7;
-/// How long the slowest machine may take for what takes two seconds on an idle one.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A namespace with a daemon in it.
-struct Member {
-    namespace: NetNs,
-    folder: tempfile::TempDir,
-    secret: NodeSecret,
-    daemon: Option<Daemon>,
+/// A daemon's configuration, with these peers and interfaces.
+fn config(of: &Place, peers: &[&str], discovery: &[&str]) -> Config {
+    let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    Config { peers: owned(peers), discovery: owned(discovery), ..of.config() }
 }
 
-struct Daemon {
-    stop: oneshot::Sender<How>,
-    thread: JoinHandle<Option<Result<(), MeshError>>>,
+/// What only this lab does in a place.
+trait Lab {
+    fn set_link(&self, link: &str, is_up: bool);
+    fn hears(&self, target: Ipv6Addr, bytes: usize) -> bool;
+    fn limit(&self, link: &str, rate: &str);
+    fn metric(&self, name: &str) -> u64;
+    fn round_trips(&self, target: Ipv6Addr, count: usize) -> Vec<Duration>;
+    fn wait_until_hears(&self, target: &Self) -> Duration;
 }
 
-enum How {
-    /// As SIGTERM does.
-    Orderly,
-    /// As SIGKILL does: nothing is cleaned up.
-    Crash,
-}
-
-impl Member {
-    fn new(name: &str, seed: u8) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let namespace = NetNs::ensure(&format!("atoll-mesh-{}-{number}-{name}", std::process::id()))
-            .expect("a namespace (this test needs root)");
-        let folder = tempfile::tempdir().expect("a folder");
-        let secret = NodeSecret::from_seed([seed; 32]);
-        fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
-        Self { namespace, folder, secret, daemon: None }
-    }
-
-    fn config(&self, peers: &[&str], discovery: &[&str]) -> Config {
-        Config {
-            identity: self.folder.path().join("identity.key"),
-            region: REGION,
-            interface: "atoll0".to_owned(),
-            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
-            peers: peers.iter().map(|peer| (*peer).to_owned()).collect(),
-            discovery: discovery.iter().map(|interface| (*interface).to_owned()).collect(),
-            members: None,
-            socket: self.socket(),
-            babel: Vec::new(),
-        }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("run/mesh.sock")
-    }
-
-    fn address(&self) -> Ipv6Addr {
-        MeshAddr::of(REGION, self.secret.id()).node()
-    }
-
-    /// Runs `work` on a thread inside the namespace, with a runtime of its own.
-    fn block_on<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
-        let inside = || Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work());
-        self.namespace.run(inside).expect("inside the namespace")
-    }
-
-    /// Starts the daemon, and waits until it answers.
-    fn start(&mut self, config: Config) {
-        let (stop, stopped) = oneshot::channel();
-        let namespace = self.namespace.clone();
-        let thread = std::thread::spawn(move || {
-            let run = || {
-                let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-                runtime.block_on(async {
-                    let (orderly, shutdown) = oneshot::channel::<()>();
-                    let daemon = atoll_mesh::run(config, async {
-                        let _ = shutdown.await;
-                    });
-                    tokio::pin!(daemon);
-                    tokio::select! {
-                        result = &mut daemon => return Some(result),
-                        how = stopped => if matches!(how, Ok(How::Crash) | Err(_)) {
-                            return None;
-                        },
-                    }
-                    orderly.send(()).expect("the daemon listens");
-                    Some(daemon.await)
-                })
-            };
-            namespace.run(run).expect("inside the namespace")
-        });
-        self.daemon = Some(Daemon { stop, thread });
-        wait("the daemon answers", || self.try_status().is_some());
-    }
-
-    /// Stops the daemon, which must still run.
-    fn stop(&mut self, how: How) {
-        let daemon = self.daemon.take().expect("it was started");
-        let is_crash = matches!(how, How::Crash);
-        assert!(daemon.stop.send(how).is_ok(), "the daemon died before: {:?}", daemon.thread.join());
-        match daemon.thread.join().expect("no panic") {
-            None => assert!(is_crash),
-            Some(result) => result.expect("an orderly end"),
-        }
-    }
-
-    fn try_status(&self) -> Option<MeshStatus> {
-        self.block_on(async || UnixClient::new(self.socket()).get("/v1/status").await.ok())
-    }
-
-    fn status(&self) -> MeshStatus {
-        self.try_status().expect("the daemon answers")
-    }
-
+impl Lab for Place {
     fn set_link(&self, link: &str, is_up: bool) {
         self.block_on(async || {
             let links = Links::here().expect("netlink");
             if is_up { links.ensure_up(link).await } else { links.ensure_down(link).await }.expect("changed");
-        });
-    }
-
-    /// Answers each datagram on the echo port until the test ends.
-    fn echo(&self) {
-        let socket = self.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, ECHO_PORT))).expect("inside");
-        let socket = socket.expect("the port is free");
-        std::thread::spawn(move || {
-            let mut buffer = [0; 2048];
-            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(&buffer[..length], from);
-            }
         });
     }
 
@@ -169,10 +58,7 @@ impl Member {
 
     /// Limits what leaves over a link, with a deep plain queue before it, as many modems have.
     fn limit(&self, link: &str, rate: &str) {
-        let limits = ["rate", rate, "burst", "16kb", "limit", "16mb"];
-        let arguments = ["qdisc", "add", "dev", link, "root", "tbf"].into_iter().chain(limits);
-        let status = self.namespace.run(|| Command::new("tc").args(arguments).status()).expect("inside");
-        assert!(status.expect("this test needs tc of iproute2").success(), "this test needs the kernel's tbf");
+        self.run(&format!("tc qdisc add dev {link} root tbf rate {rate} burst 16kb limit 16mb"));
     }
 
     /// A value of the daemon's metrics.
@@ -206,34 +92,12 @@ impl Member {
     }
 
     fn wait_until_hears(&self, target: &Self) -> Duration {
-        let start = Instant::now();
-        wait("an echo comes back", || self.hears(target.address(), 100));
-        start.elapsed()
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        if let Some(daemon) = self.daemon.take() {
-            let _ = daemon.stop.send(How::Crash);
-            let _ = daemon.thread.join();
-        }
-        if let Err(error) = NetNs::remove(self.namespace.name()) {
-            eprintln!("{error}");
-        }
-    }
-}
-
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        wait("an echo comes back", || self.hears(target.address(), 100))
     }
 }
 
 /// Joins two namespaces by a veth pair with IPv4 addresses.
-fn join(a: &Member, link_a: &str, ip_a: &str, b: &Member, link_b: &str, ip_b: &str) {
+fn join(a: &Place, link_a: &str, ip_a: &str, b: &Place, link_b: &str, ip_b: &str) {
     a.block_on(async || {
         let links = Links::here().expect("netlink");
         links.ensure_veth(link_a, &b.namespace, link_b).await.expect("a link");
@@ -246,12 +110,12 @@ fn join(a: &Member, link_a: &str, ip_a: &str, b: &Member, link_b: &str, ip_b: &s
 }
 
 /// Three namespaces in a line. A calls B by its address; B and C find each other.
-fn line() -> [Member; 3] {
-    let mut members = [Member::new("a", 1), Member::new("b", 2), Member::new("c", 3)];
+fn line() -> [Place; 3] {
+    let mut members = [Place::new("a", 1), Place::new("b", 2), Place::new("c", 3)];
     let [a, b, c] = &members;
     join(a, "to-b", "10.77.1.1", b, "to-a", "10.77.1.2");
     join(b, "to-c", "10.77.2.2", c, "to-b", "10.77.2.3");
-    let configs = [a.config(&["udp://10.77.1.2:4870"], &[]), b.config(&[], &["to-c"]), c.config(&[], &["to-b"])];
+    let configs = [config(a, &["udp://10.77.1.2:4870"], &[]), config(b, &[], &["to-c"]), config(c, &[], &["to-b"])];
     for (member, config) in members.iter_mut().zip(configs) {
         member.start(config);
         member.echo();
@@ -299,7 +163,7 @@ fn three_machines_in_a_line_talk_end_to_end() {
 }
 
 /// Sends some megabytes over TCP, and compares what comes out.
-fn transfer(source: &Member, target: &Member) {
+fn transfer(source: &Place, target: &Place) {
     const BYTES: usize = 8 * 1024 * 1024;
     let listen = SocketAddrV6::new(target.address(), 5001, 0, 0);
     let listener = target.namespace.run(|| TcpListener::bind(listen)).expect("inside").expect("bound");
@@ -339,15 +203,40 @@ fn cuts_and_crashes_heal_by_themselves() {
     wait("the problem is over", || a.status().problems.is_empty());
 
     // The relay crashes, then the far end does; both come back with the keys that they had.
-    let config = b.config(&[], &["to-c"]);
+    let config = config(&b, &[], &["to-c"]);
     b.stop(How::Crash);
     b.start(config);
     println!("after B came back: {:?}", a.wait_until_hears(&c));
-    let config = c.config(&[], &["to-b"]);
+    let config = config(&c, &[], &["to-b"]);
     c.stop(How::Crash);
     c.start(config);
     println!("after C came back: {:?}", a.wait_until_hears(&c));
     c.wait_until_hears(&a);
+}
+
+#[test]
+fn a_closed_node_lets_in_whom_it_is_told_of() {
+    let [a, mut b, c] = line();
+    a.wait_until_hears(&c);
+    b.stop(How::Orderly);
+    let mut config = config(&b, &[], &["to-c"]);
+    config.members = Some(vec![a.secret.id()]);
+    b.start(config);
+    let has = |who: &Place| b.status().peers.iter().any(|peer| peer.up && peer.node == Some(who.secret.id()));
+    let tell = |to: &Place, members: &[NodeId]| {
+        to.block_on(async || UnixClient::new(to.socket()).post::<_, ()>("/v1/members", &members).await)
+    };
+    wait("the member is in", || has(&a));
+    wait("the stranger is refused", || b.metric("refused_strangers_total") > 0);
+    assert!(!has(&c));
+    tell(&b, &[c.secret.id()]).expect("taken");
+    wait("the new member is in", || has(&c));
+    a.wait_until_hears(&c);
+    tell(&b, &[]).expect("taken");
+    wait("it is out again", || !has(&c));
+    assert!(has(&a), "whom the configuration names stays");
+    let refusal = tell(&a, &[c.secret.id()]).expect_err("everybody may join that one");
+    assert!(refusal.to_string().contains("`members`"), "{refusal}");
 }
 
 /// Ends a thread also when the test fails.
@@ -398,9 +287,9 @@ fn a_light_flow_passes_a_flood_at_a_slow_link() {
 
 #[test]
 fn what_cannot_start_says_why_and_what_to_do() {
-    let mut member = Member::new("bad", 9);
-    let good = member.config(&[], &[]);
-    let fails = |member: &Member, config: Config| {
+    let mut member = Place::new("bad", 9);
+    let good = config(&member, &[], &[]);
+    let fails = |member: &Place, config: Config| {
         let error = member.block_on(async || atoll_mesh::run(config, core::future::pending()).await);
         let error = error.expect_err("it cannot start");
         let mut text = error.to_string();

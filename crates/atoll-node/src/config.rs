@@ -11,6 +11,8 @@ use atoll_base::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::limits::DNS_UPLINKS_MAX;
+
 /// `node.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +39,12 @@ pub struct Config {
     /// Where connections for a ledger server are accepted and passed on to the one that is healthy.
     #[serde(default)]
     pub rpc_forward: Option<SocketAddr>,
+    /// Resolvers that are asked for names outside the region, the preferred one first; empty: such names are refused.
+    #[serde(default)]
+    pub resolvers: Vec<SocketAddr>,
+    /// Where the mesh daemon is told who is registered, if only such nodes may join; none: everybody may.
+    #[serde(default)]
+    pub mesh_socket: Option<PathBuf>,
     /// The mesh daemon's interface.
     pub interface: String,
 }
@@ -85,6 +93,9 @@ pub enum ConfigError {
     /// No server to follow.
     #[error("the list `servers` is empty: name at least one JSON-RPC address of a ledger server")]
     NoServers,
+    /// More than are ever asked.
+    #[error("`resolvers` has {0} entries: name {DNS_UPLINKS_MAX} at most")]
+    Resolvers(usize),
     /// Not a server's address.
     #[error("'{0}' in `servers` is not an http address, as in http://127.0.0.1:8545")]
     Server(String),
@@ -124,6 +135,9 @@ impl Checked {
             if parsed.is_none_or(|uri| uri.scheme_str() != Some("http") || uri.authority().is_none()) {
                 return Err(ConfigError::Server(server.clone()));
             }
+        }
+        if config.resolvers.len() > DNS_UPLINKS_MAX {
+            return Err(ConfigError::Resolvers(config.resolvers.len()));
         }
         let (id, region) = (secret.id(), charter.region_id());
         Ok(Self { net: MeshAddr::of(region, id), config, secret, id, charter, region })

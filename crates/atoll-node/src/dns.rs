@@ -1,16 +1,24 @@
 //! The name server of this node: authoritative for the region's zone, from what the node verified itself.
 //!
-//! * `<deployment>.<region>`: the healthy replicas of its web service (of its first service, when it has no web port)
-//! * `<service>.<deployment>.<region>`: the healthy replicas of that service
-//! * `<8 hex digits>.node.<region>`: a node
+//! | name | records |
+//! |---|---|
+//! | `<region>` | TXT `region=` its id |
+//! | `<deployment>.<region>` | AAAA: the healthy replicas of its web service (of its first service, when it has no web port); TXT |
+//! | `<service>.<deployment>.<region>` | AAAA: the healthy replicas of that service; TXT |
+//! | `<replica>.<service>.<deployment>.<region>` | AAAA: that replica, when it is healthy |
+//! | `_http._tcp.[<service>.]<deployment>.<region>` | SRV: where its web service listens |
+//! | `<8 hex digits>.node.<region>` | AAAA: a node; TXT: its full id and labels |
+//! | `….ip6.arpa` | PTR: whose address within the region it is |
 //!
-//! Only AAAA records exist. Other names in the zone do not exist (NXDOMAIN), names outside are refused.
+//! Other names in these zones do not exist (NXDOMAIN). Names outside go to the owner's resolvers, if he named any, and
+//! are refused otherwise.
 
-use std::{collections::BTreeSet, net::Ipv6Addr, str::FromStr as _};
+mod uplink;
+mod zone;
 
-use atoll_base::{MeshAddr, NodeId, RegionId, schema::LeaseState};
+use atoll_base::RegionId;
 use hickory_proto::{
-    op::{Header, HeaderCounts, Metadata, OpCode, ResponseCode},
+    op::{Header, HeaderCounts, LowerQuery, Metadata, OpCode, ResponseCode},
     rr::{DNSClass, Name, RData, Record, RecordType, rdata::SOA},
 };
 use hickory_server::{
@@ -20,118 +28,85 @@ use hickory_server::{
 };
 use tokio::sync::watch;
 
-use crate::{
-    gateway::route::{address, web_service},
-    ledger::Verified,
-    limits::{DNS_ANSWERS_MAX, DNS_TTL_S},
-    metrics::Metrics,
-};
+use crate::{ledger::Verified, limits::DNS_TTL_S, metrics::Metrics};
+pub(crate) use uplink::Uplink;
+use zone::{Answer, Zone, domain};
 
 /// Answers questions.
 pub(crate) struct Names {
     pub(crate) region: RegionId,
     pub(crate) region_name: String,
     pub(crate) verified: watch::Receiver<Verified>,
+    /// Who answers for names outside the region.
+    pub(crate) uplink: Uplink,
     pub(crate) metrics: Metrics,
 }
 
-/// What a name stands for.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// It exists and has these addresses now, possibly none.
-    Addresses(Vec<Ipv6Addr>),
-    /// It does not exist.
-    Absent,
-    /// This server does not answer for it.
-    Outside,
+/// The records of a response.
+#[derive(Default)]
+struct Sections {
+    answers: Vec<Record>,
+    soa: Option<Record>,
+    additionals: Vec<Record>,
 }
 
 impl Names {
-    /// Looks a name up; `name` is in lower case, without the final dot.
-    pub(crate) fn look_up(&self, name: &str) -> Answer {
-        if name == self.region_name {
-            return Answer::Addresses(Vec::new());
+    /// Fills in the answer to one question.
+    async fn resolve(&self, query: &LowerQuery, metadata: &mut Metadata) -> Sections {
+        let mut sections = Sections::default();
+        if query.query_class() != DNSClass::IN {
+            metadata.response_code = ResponseCode::Refused;
+            return sections;
         }
-        let Some(inner) = name.strip_suffix(&self.region_name).and_then(|rest| rest.strip_suffix('.')) else {
-            return Answer::Outside;
-        };
-        let labels: Vec<&str> = inner.split('.').collect();
-        match labels.as_slice() {
-            [deployment] => self.service(deployment, None),
-            [short, "node"] if short.len() == 8 && short.bytes().all(|c| c.is_ascii_hexdigit()) => self.node(short),
-            [service, deployment] => self.service(deployment, Some(service)),
-            _ => Answer::Absent,
-        }
-    }
-
-    fn node(&self, short: &str) -> Answer {
+        let name = query.name().to_string();
+        let name = name.trim_end_matches('.');
         let view = self.verified.borrow().view();
-        let ids = view.nodes.iter().map(|node| NodeId::from(node.id));
-        let found: Vec<_> =
-            ids.filter(|id| id.short() == short).map(|id| MeshAddr::of(self.region, id).node()).collect();
-        if found.is_empty() { Answer::Absent } else { Answer::Addresses(found) }
-    }
-
-    fn service(&self, deployment: &str, service: Option<&str>) -> Answer {
-        let view = self.verified.borrow().view();
-        let Some(deployment) = view.deployments.iter().find(|d| d.name == deployment) else { return Answer::Absent };
-        let all = || view.services.range((deployment.id, 0)..=(deployment.id, u32::MAX));
-        let index = match service {
-            Some(name) => all().find(|(_, s)| s.name == name).map(|((_, index), _)| *index),
-            None => web_service(&view, deployment.id, None)
-                .map(|(index, _)| index)
-                .or_else(|| all().next().map(|((_, index), _)| *index)),
-        };
-        let Some(index) = index else { return Answer::Absent };
-        let mut addresses: BTreeSet<Ipv6Addr> = BTreeSet::new();
-        for lease in view.leases.values() {
-            let meant = lease.deployment == deployment.id && lease.service == index;
-            if meant && lease.state() == LeaseState::Running {
-                addresses.extend(address(self.region, lease));
+        let zone = Zone { region: self.region, name: &self.region_name, view: &view };
+        let answer = zone.look_up(name);
+        metadata.authoritative = answer != Answer::Outside;
+        match answer {
+            Answer::Outside => return self.ask_uplink(query, metadata).await,
+            Answer::Absent => metadata.response_code = ResponseCode::NXDomain,
+            Answer::Known(records) => {
+                let kind = query.query_type();
+                let owner = query.original().name();
+                let wanted = records.into_iter().filter(|data| kind == RecordType::ANY || data.record_type() == kind);
+                sections.answers = wanted.map(|data| Record::from_rdata(owner.clone(), DNS_TTL_S, data)).collect();
+                sections.additionals = sections.answers.iter().flat_map(|record| targets(&zone, record)).collect();
             }
         }
-        Answer::Addresses(addresses.into_iter().take(DNS_ANSWERS_MAX).collect())
+        if sections.answers.is_empty() {
+            sections.soa = soa(&zone.apex(name), view.change);
+        }
+        sections
     }
 
-    /// Serial number of the zone: the region's change counter.
-    fn soa(&self) -> Option<Record> {
-        let zone = Name::from_str(&format!("{}.", self.region_name)).ok()?;
-        let ttl = i32::try_from(DNS_TTL_S).ok()?;
-        let serial = u32::try_from(self.verified.borrow().view().change & u64::from(u32::MAX)).ok()?;
-        let soa = SOA::new(zone.clone(), zone.clone(), serial, ttl, ttl, ttl, DNS_TTL_S);
-        Some(Record::from_rdata(zone, DNS_TTL_S, RData::SOA(soa)))
+    async fn ask_uplink(&self, query: &LowerQuery, metadata: &mut Metadata) -> Sections {
+        metadata.recursion_available = self.uplink.is_there();
+        if !self.uplink.is_there() || !metadata.recursion_desired {
+            metadata.response_code = ResponseCode::Refused;
+            return Sections::default();
+        }
+        let Some(response) = self.uplink.ask(query.original().clone()).await else {
+            metadata.response_code = ResponseCode::ServFail;
+            return Sections::default();
+        };
+        let response = response.into_message();
+        metadata.response_code = response.metadata.response_code;
+        let soa = response.authorities.into_iter().find(|record| record.record_type() == RecordType::SOA);
+        Sections { answers: response.answers, soa, additionals: Vec::new() }
     }
 
     async fn answer<R: ResponseHandler>(&self, request: &Request, mut handle: R) -> ResponseInfo {
         let mut metadata = Metadata::response_from_request(&request.metadata);
-        let mut answers = Vec::new();
-        let mut soa = None;
+        let mut sections = Sections::default();
         match request.request_info() {
             _ if request.metadata.op_code != OpCode::Query => metadata.response_code = ResponseCode::NotImp,
             Err(_) => metadata.response_code = ResponseCode::FormErr,
-            Ok(info) => {
-                let name = info.query.name().to_string();
-                let answer = self.look_up(name.trim_end_matches('.'));
-                let kind = info.query.query_type();
-                metadata.authoritative = answer != Answer::Outside;
-                match answer {
-                    _ if info.query.query_class() != DNSClass::IN => metadata.response_code = ResponseCode::Refused,
-                    Answer::Outside => metadata.response_code = ResponseCode::Refused,
-                    Answer::Absent => metadata.response_code = ResponseCode::NXDomain,
-                    Answer::Addresses(addresses) if matches!(kind, RecordType::AAAA | RecordType::ANY) => {
-                        let owner = info.query.original().name().clone();
-                        let record = |a: Ipv6Addr| Record::from_rdata(owner.clone(), DNS_TTL_S, RData::AAAA(a.into()));
-                        answers = addresses.into_iter().map(record).collect();
-                    }
-                    Answer::Addresses(_) => {}
-                }
-                if metadata.authoritative && answers.is_empty() {
-                    soa = self.soa();
-                }
-            }
+            Ok(info) => sections = self.resolve(info.query, &mut metadata).await,
         }
         let builder = MessageResponseBuilder::from_message_request(request);
-        let response = builder.build(metadata, &answers, [], soa.iter(), []);
+        let response = builder.build(metadata, &sections.answers, [], sections.soa.iter(), &sections.additionals);
         match handle.send_response(response).await {
             Ok(info) => info,
             Err(error) => {
@@ -140,6 +115,27 @@ impl Names {
             }
         }
     }
+}
+
+/// Addresses of the host that a SRV record names, so that nobody has to ask for them.
+fn targets(zone: &Zone<'_>, record: &Record) -> Vec<Record> {
+    let RData::SRV(service) = &record.data else { return Vec::new() };
+    let target: &Name = &service.target;
+    match zone.look_up(target.to_lowercase().to_string().trim_end_matches('.')) {
+        Answer::Known(records) => {
+            records.into_iter().map(|data| Record::from_rdata(target.clone(), DNS_TTL_S, data)).collect()
+        }
+        Answer::Absent | Answer::Outside => Vec::new(),
+    }
+}
+
+/// Head of a zone. Its serial number is the region's change counter.
+fn soa(apex: &str, change: u64) -> Option<Record> {
+    let zone = domain(apex)?;
+    let ttl = i32::try_from(DNS_TTL_S).ok()?;
+    let serial = u32::try_from(change & u64::from(u32::MAX)).ok()?;
+    let soa = SOA::new(zone.clone(), zone.clone(), serial, ttl, ttl, ttl, DNS_TTL_S);
+    Some(Record::from_rdata(zone, DNS_TTL_S, RData::SOA(soa)))
 }
 
 #[async_trait::async_trait]

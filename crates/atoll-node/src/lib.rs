@@ -23,6 +23,7 @@ mod images;
 mod ledger;
 pub mod limits;
 mod logs;
+mod members;
 mod metrics;
 mod peer;
 mod probe;

@@ -20,7 +20,7 @@ use crate::{
     api::{self, Api},
     board::{Board, Shared},
     config::{Checked, Config, ConfigError},
-    dns::Names,
+    dns::{Names, Uplink},
     forward,
     gateway::{Gateway, pool::Pool},
     images::{
@@ -34,6 +34,7 @@ use crate::{
         send::{AccountError, Records, Sender, signer},
     },
     limits::{DNS_PORT, DNS_TCP, LEDGER_RETRY, PEER_PORT},
+    members,
     metrics::Metrics,
     peer::{self, Blobs},
     probe::{self, Found},
@@ -173,6 +174,9 @@ pub async fn run(
         runner = Some(tokio::spawn(made.run(stop)));
     }
     tasks.spawn(serve_mesh(shared.clone(), store.clone(), metrics.clone(), mesh_in));
+    if let Some(socket) = config.mesh_socket.clone() {
+        tasks.spawn(members::tell(socket, shared.verified.clone()));
+    }
     tasks.spawn(follower.run());
     let api = Api { shared, store, fetcher, http, metrics };
     tasks.spawn(async move {
@@ -266,6 +270,7 @@ async fn serve_mesh(shared: Shared, store: ImageStore, metrics: Metrics, problem
         region: shared.checked.region,
         region_name: shared.checked.charter.name.clone(),
         verified: shared.verified.clone(),
+        uplink: Uplink::new(shared.checked.config.resolvers.clone()),
         metrics: metrics.clone(),
     };
     let mut server = Server::new(names);

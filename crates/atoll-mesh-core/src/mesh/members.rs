@@ -38,6 +38,11 @@ impl Mesh {
         self.flush_router(now);
     }
 
+    /// Who may have links and sessions with this node, if not everybody.
+    pub const fn members(&self) -> Option<&BTreeSet<NodeId>> {
+        self.members.as_ref()
+    }
+
     /// Whether a node may have links and sessions with this one.
     pub fn is_member(&self, node: NodeId) -> bool {
         self.members.as_ref().is_none_or(|members| members.contains(&node))

@@ -10,7 +10,7 @@ use super::ConfigError;
 use crate::limits::{PLAIN_ACCEPT_MAX, PLAIN_INTERFACES_MAX};
 
 /// An interface on which routes are exchanged with ordinary Babel routers (RFC 8966), without encryption or signatures.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BabelConfig {
     /// Name of the interface.

@@ -16,6 +16,7 @@ impl Daemon {
         match request {
             Request::Snapshot(answer) => drop(answer.send(self.snapshot())),
             Request::Choices(address, answer) => drop(answer.send(self.choices(address))),
+            Request::Members(others, answer) => drop(answer.send(self.set_members(&others))),
         }
     }
 

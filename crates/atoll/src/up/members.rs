@@ -1,9 +1,12 @@
 //! The members of a region on this machine: which daemons each has, and with which configuration.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
-use anyhow::Result;
-use atoll_base::{Charter, MeshAddr, NodeId, RegionId, schema::Capacity};
+use anyhow::{Context as _, Result};
+use atoll_base::{Charter, MeshAddr, NodeId, NodeSecret, RegionId, charter::Validator, schema::Capacity};
 
 use super::{layout::Layout, settings::Settings};
 
@@ -51,6 +54,8 @@ pub(crate) struct Member {
     pub(crate) capacity: bool,
     /// Whether people on this machine reach the region through it.
     pub(crate) gateway: bool,
+    /// Whether its mesh refuses strangers, and so has to be told who is registered.
+    pub(crate) closed: bool,
     /// Network namespace; the machine's own when absent.
     pub(crate) namespace: Option<String>,
 }
@@ -60,16 +65,17 @@ impl Member {
     pub(crate) fn roles(&self) -> Vec<Role> {
         let mut roles = vec![Role::Mesh];
         roles.extend(self.validator.then_some(Role::Ledger));
-        roles.extend((self.capacity || self.gateway).then_some(Role::Node));
+        roles.extend((self.capacity || self.gateway || self.closed).then_some(Role::Node));
         roles
     }
 }
 
 /// All members that the settings ask for.
 pub(crate) fn members(settings: &Settings) -> Vec<Member> {
-    let region = &settings.region.name;
+    let (region, closed) = (&settings.region.name, settings.mesh.closed);
     if settings.size.is_single() {
-        return vec![Member { name: region.clone(), validator: true, capacity: true, gateway: true, namespace: None }];
+        let name = region.clone();
+        return vec![Member { name, validator: true, capacity: true, gateway: true, closed, namespace: None }];
     }
     let inside = |name: String, validator| Member {
         namespace: Some(format!("{region}-{name}")),
@@ -77,8 +83,10 @@ pub(crate) fn members(settings: &Settings) -> Vec<Member> {
         validator,
         capacity: !validator,
         gateway: false,
+        closed,
     };
-    let host = Member { name: "host".into(), validator: false, capacity: false, gateway: true, namespace: None };
+    let host =
+        Member { name: "host".into(), validator: false, capacity: false, gateway: true, closed, namespace: None };
     std::iter::once(host)
         .chain((1..=settings.size.validators).map(|i| inside(format!("v{i}"), true)))
         .chain((1..=settings.size.nodes).map(|i| inside(format!("n{i}"), false)))
@@ -101,7 +109,7 @@ impl Plan<'_> {
     /// The text of one daemon's configuration file.
     pub(crate) fn config(&self, member: &Member, role: Role) -> Result<String> {
         Ok(match role {
-            Role::Mesh => toml::to_string_pretty(&self.mesh(member))?,
+            Role::Mesh => toml::to_string_pretty(&self.mesh(member)?)?,
             Role::Ledger => toml::to_string_pretty(&self.ledger(member))?,
             Role::Node => toml::to_string_pretty(&self.node(member))?,
         })
@@ -111,23 +119,37 @@ impl Plan<'_> {
         self.charter.region_id()
     }
 
-    fn mesh(&self, member: &Member) -> atoll_mesh::Config {
+    fn mesh(&self, member: &Member) -> Result<atoll_mesh::Config> {
         let lab = !self.settings.size.is_single();
         let mut discovery = self.settings.mesh.discovery.clone();
         if lab {
             discovery = vec![if member.namespace.is_some() { LAB_INTERFACE } else { LAB_BRIDGE }.to_owned()];
         }
-        atoll_mesh::Config {
+        Ok(atoll_mesh::Config {
             identity: self.layout.identity(&member.name),
             region: self.region(),
             interface: MESH_INTERFACE.to_owned(),
             listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), self.settings.ports.mesh),
             peers: if member.namespace.is_none() { self.settings.mesh.peers.clone() } else { Vec::new() },
             discovery,
-            members: None,
+            members: member.closed.then(|| self.founders()).transpose()?,
             socket: self.layout.daemon_socket(&member.name, Role::Mesh.name()),
-            babel: Vec::new(),
+            babel: if member.namespace.is_none() { self.settings.mesh.babel.clone() } else { Vec::new() },
+        })
+    }
+
+    /// Who is known before the ledger is: the founding validators, and the members on this machine.
+    fn founders(&self) -> Result<Vec<NodeId>> {
+        let mut founders: Vec<NodeId> = self.charter.validators.iter().map(Validator::node).collect();
+        for member in members(self.settings) {
+            let path = self.layout.identity(&member.name);
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let secret = NodeSecret::from_text(&text).with_context(|| format!("{} is no identity", path.display()))?;
+            founders.push(secret.id());
         }
+        founders.sort_unstable();
+        founders.dedup();
+        Ok(founders)
     }
 
     fn ledger(&self, member: &Member) -> atoll_ledger::Config {
@@ -164,6 +186,8 @@ impl Plan<'_> {
             labels: self.settings.labels.get(&member.name).cloned().unwrap_or_default(),
             gateway,
             rpc_forward: (member.gateway && !member.validator).then_some(loopback),
+            resolvers: if member.namespace.is_none() { self.settings.mesh.resolvers.clone() } else { Vec::new() },
+            mesh_socket: member.closed.then(|| self.layout.daemon_socket(&member.name, Role::Mesh.name())),
             interface: MESH_INTERFACE.to_owned(),
         }
     }
@@ -199,5 +223,14 @@ mod tests {
         assert_eq!(members[1].roles(), [Role::Mesh, Role::Ledger]);
         assert_eq!(members[7].roles(), [Role::Mesh, Role::Node]);
         assert_eq!(members[7].namespace.as_deref(), Some("lab-n3"));
+    }
+
+    #[test]
+    fn in_a_closed_region_each_mesh_has_somebody_who_follows_the_ledger_for_it() {
+        let mut settings = Settings::new("lab", Size { validators: 1, nodes: 2 }, Ports::default());
+        settings.mesh.closed = true;
+        for member in members(&settings) {
+            assert!(member.closed && member.roles().contains(&Role::Node), "{member:?}");
+        }
     }
 }

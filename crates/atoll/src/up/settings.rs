@@ -1,9 +1,10 @@
 //! `atoll.toml`: what the owner of this machine wants of the region. Everything has a sane default.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use atoll_base::{charter::is_dns_label, schema::Capacity};
+use atoll_mesh::BabelConfig;
 use serde::{Deserialize, Serialize};
 
 /// Most members of one kind in a region on one machine.
@@ -95,6 +96,16 @@ pub(crate) struct Mesh {
     /// Interfaces on which neighbours are discovered by link-local multicast.
     #[serde(default)]
     pub(crate) discovery: Vec<String>,
+    /// Whether only registered nodes, the founding validators and the members on this machine may join. Each machine
+    /// refuses others itself, so this should be the same on all.
+    #[serde(default)]
+    pub(crate) closed: bool,
+    /// Resolvers, `address:port`, for names outside the region. Empty: nobody outside is asked, such names are refused.
+    #[serde(default)]
+    pub(crate) resolvers: Vec<SocketAddr>,
+    /// Interfaces with ordinary routers that speak Babel.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) babel: Vec<BabelConfig>,
 }
 
 impl Settings {

@@ -77,7 +77,10 @@ impl Which {
         block_on(async {
             UnixClient::new(&socket).get(uri).await.or_fail(
                 || "the mesh daemon does not answer",
-                || "`atoll status` says whether the region runs; `atoll up` starts it",
+                || match &self.network {
+                    Some(network) => format!("start it with `atoll mesh run --network {network}`"),
+                    None => "`atoll status` says whether the region runs; `atoll up` starts it".to_owned(),
+                },
             )
         })
     }

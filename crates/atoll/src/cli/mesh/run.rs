@@ -117,14 +117,10 @@ fn standalone(args: &RunArgs, state: Option<&Path>) -> Result<Config> {
 
 fn make_identity(layout: &Layout) -> Result<()> {
     let path = layout.mesh_identity();
-    let exists = path.try_exists().or_fail(
-        || format!("cannot look for {}", path.display()),
-        || "run this as root, or choose another directory with --state",
-    )?;
-    if exists {
+    let cure = || "run this as root, or choose another directory with --state";
+    if path.try_exists().or_fail(|| format!("cannot look for {}", path.display()), cure)? {
         return Ok(());
     }
-    let cure = || "run this as root, or choose another directory with --state";
     let make = || {
         found::make_dir(layout.root(), 0o700)?;
         found::write_secret(&path, &NodeSecret::from_seed(rand::random()).to_text())

@@ -1,6 +1,6 @@
 //! `atoll mesh status`, `peers`, `routes`, `sessions`.
 
-use std::{collections::BTreeMap, net::Ipv6Addr, path::Path, process::ExitCode};
+use std::{net::Ipv6Addr, path::Path, process::ExitCode};
 
 use anyhow::Result;
 use atoll_api::mesh::{Choice, MeshStatus, Peer, Session};
@@ -137,8 +137,6 @@ pub(super) fn routes(args: &RoutesArgs, state: Option<&Path>) -> Result<ExitCode
         let none = "No neighbour told a route there.\n";
         return list(args.show.json, &choices, &["NEXT HOP", "STATE", "METRIC", "LINKS", "WHY"], row, none);
     }
-    let neighbours: BTreeMap<NodeId, u32> =
-        status.routes.iter().filter(|route| route.hops == 1).map(|route| (route.node, route.metric)).collect();
     #[derive(Serialize)]
     struct Routes<'a> {
         nodes: &'a [atoll_api::mesh::Route],
@@ -156,7 +154,7 @@ pub(super) fn routes(args: &RoutesArgs, state: Option<&Path>) -> Result<ExitCode
         vec![
             route.node.short(),
             route.address.to_string(),
-            if neighbours.contains_key(&route.node) { "direct".to_owned() } else { route.next_hop.short() },
+            if route.hops == 1 { "direct".to_owned() } else { route.next_hop.short() },
             route.backup.map_or("-".to_owned(), NodeId::short),
             route.hops.to_string(),
             route.metric.to_string(),

@@ -1,0 +1,193 @@
+//! What the labs share: namespaces, and the real daemon in them. Needs root.
+
+// Each lab is a program of its own and uses a part of it.
+#![allow(dead_code)]
+
+use std::{
+    fs,
+    net::{Ipv6Addr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use atoll_api::{UnixClient, mesh::MeshStatus};
+use atoll_base::{MeshAddr, NodeSecret, RegionId};
+use atoll_mesh::{Config, MeshError};
+use atoll_os::netns::NetNs;
+use tokio::{runtime::Builder, sync::oneshot};
+
+pub const REGION: RegionId = RegionId([0x5a; 32]);
+/// UDP port of links.
+pub const PORT: u16 = 4870;
+pub const ECHO_PORT: u16 = 7;
+/// How long the slowest machine may take for what takes some seconds on an idle one.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A namespace, gone when dropped, and perhaps a daemon in it.
+pub struct Place {
+    pub namespace: NetNs,
+    pub secret: NodeSecret,
+    folder: tempfile::TempDir,
+    daemon: Option<Daemon>,
+}
+
+struct Daemon {
+    stop: oneshot::Sender<How>,
+    thread: JoinHandle<Option<Result<(), MeshError>>>,
+}
+
+/// How a daemon ends.
+pub enum How {
+    /// As SIGTERM does.
+    Orderly,
+    /// As SIGKILL does: nothing is cleaned up.
+    Crash,
+}
+
+impl Place {
+    /// The node's key follows from the seed.
+    pub fn new(name: &str, seed: u8) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let namespace = NetNs::ensure(&format!("atoll-mesh-{}-{number}-{name}", std::process::id()))
+            .expect("a namespace (this test needs root)");
+        let folder = tempfile::tempdir().expect("a folder");
+        let secret = NodeSecret::from_seed([seed; 32]);
+        fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
+        Self { namespace, secret, folder, daemon: None }
+    }
+
+    /// A daemon that calls nobody and looks for nobody.
+    pub fn config(&self) -> Config {
+        Config {
+            identity: self.folder.path().join("identity.key"),
+            region: REGION,
+            interface: "atoll0".to_owned(),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
+            peers: Vec::new(),
+            discovery: Vec::new(),
+            members: None,
+            socket: self.socket(),
+            babel: Vec::new(),
+        }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/mesh.sock")
+    }
+
+    pub fn network(&self) -> MeshAddr {
+        MeshAddr::of(REGION, self.secret.id())
+    }
+
+    pub fn address(&self) -> Ipv6Addr {
+        self.network().node()
+    }
+
+    /// Runs `work` on a thread inside the namespace, with a runtime of its own.
+    pub fn block_on<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
+        let inside = || Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work());
+        self.namespace.run(inside).expect("inside the namespace")
+    }
+
+    /// A program that will run inside.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        self.namespace.enter_on_spawn(&mut command).expect("inside");
+        command
+    }
+
+    /// Runs commands inside, one a line; all must succeed.
+    pub fn run(&self, lines: &str) {
+        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let mut words = line.split_whitespace();
+            let output = self.command(words.next().expect("a program")).args(words).output().expect("it starts");
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
+    /// Starts the daemon, and waits until it answers.
+    pub fn start(&mut self, config: Config) {
+        let (stop, stopped) = oneshot::channel();
+        let namespace = self.namespace.clone();
+        let thread = std::thread::spawn(move || {
+            let run = || {
+                let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(async {
+                    let (orderly, shutdown) = oneshot::channel::<()>();
+                    let daemon = atoll_mesh::run(config, async {
+                        let _ = shutdown.await;
+                    });
+                    tokio::pin!(daemon);
+                    tokio::select! {
+                        result = &mut daemon => return Some(result),
+                        how = stopped => if matches!(how, Ok(How::Crash) | Err(_)) {
+                            return None;
+                        },
+                    }
+                    orderly.send(()).expect("the daemon listens");
+                    Some(daemon.await)
+                })
+            };
+            namespace.run(run).expect("inside the namespace")
+        });
+        self.daemon = Some(Daemon { stop, thread });
+        wait("the daemon answers", || self.try_status().is_some());
+    }
+
+    /// Stops the daemon, which must still run.
+    pub fn stop(&mut self, how: How) {
+        let daemon = self.daemon.take().expect("it was started");
+        let is_crash = matches!(how, How::Crash);
+        assert!(daemon.stop.send(how).is_ok(), "the daemon died before: {:?}", daemon.thread.join());
+        match daemon.thread.join().expect("no panic") {
+            None => assert!(is_crash),
+            Some(result) => result.expect("an orderly end"),
+        }
+    }
+
+    pub fn try_status(&self) -> Option<MeshStatus> {
+        self.block_on(async || UnixClient::new(self.socket()).get("/v1/status").await.ok())
+    }
+
+    pub fn status(&self) -> MeshStatus {
+        self.try_status().expect("the daemon answers")
+    }
+
+    /// Answers each datagram on the echo port until the test ends.
+    pub fn echo(&self) {
+        let socket = self.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, ECHO_PORT))).expect("inside");
+        let socket = socket.expect("the port is free");
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(&buffer[..length], from);
+            }
+        });
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            let _ = daemon.stop.send(How::Crash);
+            let _ = daemon.thread.join();
+        }
+        if let Err(error) = NetNs::remove(self.namespace.name()) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+/// Waits until it is done; how long that took.
+pub fn wait(what: &str, mut done: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    start.elapsed()
+}
