@@ -15,10 +15,9 @@ use atoll_base::{MeshAddr, NodeId, NodeSecret};
 use atoll_mesh::Config;
 use atoll_os::{
     link::Links,
-    netns::NetNs,
     tun::{Tun, TunConfig},
 };
-use support::{ECHO_PORT, How, PATIENCE, PORT, Place, REGION, wait};
+use support::{ECHO_PORT, How, PORT, Place, REGION, wait};
 
 /// A daemon's configuration, with these peers and interfaces.
 fn config(of: &Place, peers: &[&str], discovery: &[&str]) -> Config {
@@ -203,13 +202,11 @@ fn cuts_and_crashes_heal_by_themselves() {
     wait("the problem is over", || a.status().problems.is_empty());
 
     // The relay crashes, then the far end does; both come back with the keys that they had.
-    let config = config(&b, &[], &["to-c"]);
     b.stop(How::Crash);
-    b.start(config);
+    b.start(config(&b, &[], &["to-c"]));
     println!("after B came back: {:?}", a.wait_until_hears(&c));
-    let config = config(&c, &[], &["to-b"]);
     c.stop(How::Crash);
-    c.start(config);
+    c.start(config(&c, &[], &["to-b"]));
     println!("after C came back: {:?}", a.wait_until_hears(&c));
     c.wait_until_hears(&a);
 }
@@ -219,9 +216,7 @@ fn a_closed_node_lets_in_whom_it_is_told_of() {
     let [a, mut b, c] = line();
     a.wait_until_hears(&c);
     b.stop(How::Orderly);
-    let mut config = config(&b, &[], &["to-c"]);
-    config.members = Some(vec![a.secret.id()]);
-    b.start(config);
+    b.start(Config { members: Some(vec![a.secret.id()]), ..config(&b, &[], &["to-c"]) });
     let has = |who: &Place| b.status().peers.iter().any(|peer| peer.up && peer.node == Some(who.secret.id()));
     let tell = |to: &Place, members: &[NodeId]| {
         to.block_on(async || UnixClient::new(to.socket()).post::<_, ()>("/v1/members", &members).await)
@@ -302,8 +297,8 @@ fn what_cannot_start_says_why_and_what_to_do() {
     };
     let missing = fails(&member, Config { identity: "/nowhere/identity.key".into(), ..good.clone() });
     assert!(missing.contains("/nowhere/identity.key") && missing.contains("`identity`"), "{missing}");
-    let garbage = member.folder.path().join("garbage.key");
-    fs::write(&garbage, "not a key").expect("written");
+    let garbage = member.file("garbage.key");
+    std::fs::write(&garbage, "not a key").expect("written");
     let bad = fails(&member, Config { identity: garbage, ..good.clone() });
     assert!(bad.contains("64 hexadecimal digits"), "{bad}");
     let peer = fails(&member, Config { peers: vec!["10.0.0.1".to_owned()], ..good.clone() });
@@ -312,7 +307,7 @@ fn what_cannot_start_says_why_and_what_to_do() {
     assert!(inside.contains("within the mesh itself"), "{inside}");
     let own = fails(&member, Config { discovery: vec!["atoll0".to_owned()], ..good.clone() });
     assert!(own.contains("the mesh's own interface"), "{own}");
-    let listen = SocketAddr::from(([192, 0, 2, 1], PORT));
+    let listen = std::net::SocketAddr::from(([192, 0, 2, 1], PORT));
     let foreign = fails(&member, Config { listen, ..good.clone() });
     assert!(foreign.contains("is an address of this machine"), "{foreign}");
     let name = fails(&member, Config { interface: "much-too-long-for-linux".to_owned(), ..good.clone() });

@@ -56,14 +56,20 @@ impl Place {
             .expect("a namespace (this test needs root)");
         let folder = tempfile::tempdir().expect("a folder");
         let secret = NodeSecret::from_seed([seed; 32]);
-        fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
-        Self { namespace, secret, folder, daemon: None }
+        let place = Self { namespace, secret, folder, daemon: None };
+        fs::write(place.file("identity.key"), place.secret.to_text()).expect("written");
+        place
+    }
+
+    /// Path of a file of this place.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// A daemon that calls nobody and looks for nobody.
     pub fn config(&self) -> Config {
         Config {
-            identity: self.folder.path().join("identity.key"),
+            identity: self.file("identity.key"),
             region: REGION,
             interface: "atoll0".to_owned(),
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
@@ -76,7 +82,7 @@ impl Place {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.folder.path().join("run/mesh.sock")
+        self.file("run/mesh.sock")
     }
 
     pub fn network(&self) -> MeshAddr {

@@ -1,9 +1,15 @@
 //! The name server with a real socket and a client's messages.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use alloy_primitives::Address;
-use atoll_base::schema::{Capacity, NodeRecord, RegionView};
+use atoll_base::{
+    MeshAddr, NodeId,
+    schema::{Capacity, LeaseState, NodeRecord, RegionView},
+};
 use hickory_proto::{
     op::{Message, MessageType, Query},
     serialize::binary::{BinDecodable as _, BinEncodable as _},
