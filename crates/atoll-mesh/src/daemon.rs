@@ -26,6 +26,7 @@ use crate::{
     babel::Babel,
     config::{Host, Peer},
     discovery::{Discovery, Pace},
+    guard::Guard,
     io::{Io, Ready, open_udp},
     limits::{
         API_STOP_MAX, CARRIER_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL, RESOLVE_KNOWN_INTERVAL,
@@ -37,6 +38,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (secret, peers) = config.check()?;
     let node = secret.id();
     let plain = config.check_babel(MeshAddr::of(config.region, node))?;
+    let open = config.check_open()?;
     let listener = api::listen(&config.socket).await?;
     let (udp, is_ipv6) = open_udp(config.listen)?;
     let discovery = Discovery::open(config.discovery.clone())?;
@@ -62,6 +64,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     })
     .await?;
     let io = Io::new(udp, is_ipv6, tun)?;
+    let watch = LinkWatch::here()?;
+    // Nothing comes out of the mesh before the loop below.
+    let guard = match Guard::start(&config.interface, open).await {
+        Ok(guard) => guard,
+        Err(error) => {
+            io.close().await;
+            return Err(MeshError::Firewall(error));
+        }
+    };
     tracing::info!(node = %node.short(), interface = config.interface, port = io.port(), "the mesh is up");
     tracing::debug!(address = %mesh.network().node(), "own address");
 
@@ -77,7 +88,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let peers =
         peers.into_iter().map(|peer| StaticPeer { peer, endpoint: None, silent_since: Instant::now() }).collect();
     let socket = config.socket.clone();
-    let watch = LinkWatch::here()?;
     let mut daemon = Daemon {
         config,
         node,
@@ -102,6 +112,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let _ = timeout(API_STOP_MAX, server).await;
     let _ = std::fs::remove_file(&socket);
     daemon.io.close().await;
+    if let Some(guard) = guard {
+        guard.stop().await;
+    }
     tracing::info!("the mesh has stopped");
     result
 }

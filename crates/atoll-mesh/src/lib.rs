@@ -12,6 +12,7 @@ mod config;
 mod daemon;
 mod deliver;
 mod discovery;
+mod guard;
 mod io;
 pub mod limits;
 mod metrics;
@@ -23,7 +24,7 @@ pub use daemon::run;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use atoll_os::{link::LinkError, tun::TunError};
+use atoll_os::{firewall::FirewallError, link::LinkError, tun::TunError};
 
 /// Why the daemon cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,11 @@ pub enum MeshError {
     /// The network interface could not be made.
     #[error(transparent)]
     Tun(#[from] TunError),
+    /// The firewall of the own address could not be made.
+    #[error(
+        "cannot protect this machine from the mesh: {0}; or, if everybody there may reach every port, set `open` to all"
+    )]
+    Firewall(FirewallError),
     /// The system's interfaces cannot be followed.
     #[error(transparent)]
     Links(#[from] LinkError),

@@ -138,6 +138,7 @@ impl Daemon {
             members: None,
             socket: self.socket(),
             babel,
+            open: vec!["all".to_owned()],
         }
     }
 

@@ -71,6 +71,7 @@ impl Member {
             members: None,
             socket: self.socket(),
             babel: Vec::new(),
+            open: vec!["all".to_owned()],
         }
     }
 

@@ -88,6 +88,7 @@ impl Place {
             discovery: Vec::new(),
             members: None,
             babel: Vec::new(),
+            open: vec!["all".to_owned()],
             socket: self.socket(),
         };
         let (stop, stopped) = oneshot::channel();

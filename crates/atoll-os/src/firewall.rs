@@ -13,6 +13,12 @@
 //!
 //! [`Firewall`] describes the whole; [`Firewall::apply`] makes it so in one transaction. A restarted daemon describes
 //! and applies it again, and nothing passes or breaks in between. It needs Debian's package `nftables`.
+//!
+//! Who may talk to the machine itself over the mesh is said by [`OwnFirewall`], in a table of its own.
+
+mod own;
+
+pub use own::{OwnFirewall, PortRange};
 
 use std::{collections::BTreeSet, io, net::Ipv6Addr, process::Stdio};
 

@@ -11,6 +11,10 @@ use super::{layout::Layout, settings::Settings};
 const CONSENSUS_PORT: u16 = 4871;
 /// Port of JSON-RPC on mesh addresses.
 const RPC_MESH_PORT: u16 = 8545;
+/// Port of a node's server for other nodes, on mesh addresses.
+const PEER_PORT: u16 = atoll_node::limits::PEER_PORT;
+/// Port of a node's name server, on mesh addresses.
+const DNS_PORT: u16 = atoll_node::limits::DNS_PORT;
 /// The mesh's interface in every member's network.
 pub(crate) const MESH_INTERFACE: &str = "atoll0";
 /// The interface by which a lab member reaches the bridge.
@@ -127,6 +131,7 @@ impl Plan<'_> {
             members: None,
             socket: self.layout.daemon_socket(&member.name, Role::Mesh.name()),
             babel: Vec::new(),
+            open: open(),
         }
     }
 
@@ -175,6 +180,13 @@ impl Plan<'_> {
             format!("http://[{}]:{RPC_MESH_PORT}", MeshAddr::of(region, node).node())
         })
     }
+}
+
+/// What the daemons of one machine offer to others over the mesh; nothing else passes its firewall. A machine that may be
+/// given another role later has the same, because the mesh daemon goes on.
+fn open() -> Vec<String> {
+    let tcp = [CONSENSUS_PORT, RPC_MESH_PORT, PEER_PORT, DNS_PORT].map(|port| format!("tcp/{port}"));
+    tcp.into_iter().chain([format!("udp/{DNS_PORT}")]).collect()
 }
 
 #[cfg(test)]
