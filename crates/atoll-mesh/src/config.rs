@@ -1,5 +1,6 @@
 //! The configuration as it is written, and as it is used: parsed once.
 
+mod exit;
 mod open;
 mod plain;
 
@@ -14,6 +15,8 @@ use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId, RegionPrefix, keys::Key
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{DISCOVERY_INTERFACES_MAX, MEMBERS_MAX, PEERS_MAX};
+pub(crate) use exit::Exit;
+pub use exit::{Allow, AllowAll, ExitConfig, ExitOffer};
 pub(crate) use open::Open;
 pub(crate) use plain::Plain;
 pub use plain::{Announce, BabelConfig};
@@ -48,6 +51,9 @@ pub struct Config {
     /// by default nothing. Answers and pings always pass.
     #[serde(default, deserialize_with = "open::read")]
     pub open: Vec<String>,
+    /// The exit over which this machine reaches the Internet, or for whom it is one itself; absent: neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitConfig>,
 }
 
 /// A configuration that cannot be used.
@@ -106,6 +112,14 @@ pub enum ConfigError {
         /// What was written.
         entry: String,
         /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Something in `exit` cannot be used.
+    #[error("'{entry}' in `exit` cannot be used: {why}")]
+    Exit {
+        /// What was written.
+        entry: String,
+        /// What is wrong with it, and what to do.
         why: &'static str,
     },
     /// A prefix of a plain interface cannot be used.
@@ -178,6 +192,11 @@ impl Config {
     /// Parses what is open.
     pub(crate) fn check_open(&self) -> Result<Open, ConfigError> {
         open::check(&self.open)
+    }
+
+    /// Parses the part in exits of this node, `own`.
+    pub(crate) fn check_exit(&self, own: NodeId) -> Result<Option<Exit>, ConfigError> {
+        self.exit.as_ref().map(|exit| exit::check(exit, own)).transpose()
     }
 }
 

@@ -1,5 +1,5 @@
-//! The firewall of the machine's own address on the mesh: made before the first packet comes out of the mesh, removed in
-//! good order.
+//! The firewall of the machine's own address on the mesh: made before the first packet comes out of the mesh, removed
+//! in good order.
 
 use atoll_os::firewall::{FirewallError, OwnFirewall};
 
@@ -19,7 +19,10 @@ impl Guard {
             Open::All => match OwnFirewall::remove(&link).await {
                 // Where nft is missing nobody made a table, and where a name cannot be one, neither.
                 Ok(()) | Err(FirewallError::Missing(_) | FirewallError::Description { .. }) => Ok(None),
-                Err(error) => Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "a firewall of before may still close this machine to the mesh");
+                    Ok(None)
+                }
             },
             Open::Ports { tcp, udp } => {
                 OwnFirewall { link: link.clone(), tcp, udp }.apply().await?;

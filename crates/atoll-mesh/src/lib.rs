@@ -12,6 +12,7 @@ mod config;
 mod daemon;
 mod deliver;
 mod discovery;
+mod exit;
 mod guard;
 mod io;
 pub mod limits;
@@ -19,7 +20,7 @@ mod metrics;
 mod send;
 mod stuck;
 
-pub use config::{Announce, BabelConfig, Config, ConfigError};
+pub use config::{Allow, AllowAll, Announce, BabelConfig, Config, ConfigError, ExitConfig, ExitOffer};
 pub use daemon::run;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -40,6 +41,9 @@ pub enum MeshError {
         "cannot protect this machine from the mesh: {0}; or, if everybody there may reach every port, set `open` to all"
     )]
     Firewall(FirewallError),
+    /// What an exit needs of the system could not be made.
+    #[error("cannot be an exit to the Internet: {0}; or take `exit` out of the configuration")]
+    Exit(FirewallError),
     /// The system's interfaces cannot be followed.
     #[error(transparent)]
     Links(#[from] LinkError),

@@ -139,6 +139,7 @@ impl Daemon {
             socket: self.socket(),
             babel,
             open: vec!["all".to_owned()],
+            exit: None,
         }
     }
 

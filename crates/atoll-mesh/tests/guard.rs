@@ -91,6 +91,7 @@ impl Place {
             socket: self.socket(),
             babel: Vec::new(),
             open: open.iter().map(|entry| (*entry).to_owned()).collect(),
+            exit: None,
         };
         let (stop, stopped) = oneshot::channel::<bool>();
         let namespace = self.namespace.clone();

@@ -72,6 +72,7 @@ impl Member {
             socket: self.socket(),
             babel: Vec::new(),
             open: vec!["all".to_owned()],
+            exit: None,
         }
     }
 

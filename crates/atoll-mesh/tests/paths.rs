@@ -89,6 +89,7 @@ impl Place {
             members: None,
             babel: Vec::new(),
             open: vec!["all".to_owned()],
+            exit: None,
             socket: self.socket(),
         };
         let (stop, stopped) = oneshot::channel();

@@ -82,7 +82,10 @@ impl OwnFirewall {
             chain["table"] = json!(name);
             json!({ "add": { "chain": chain } })
         };
-        let rule = |chain: &str, expr: Vec<Value>| json!({ "add": { "rule": { "family": FAMILY, "table": name, "chain": chain, "expr": expr } } });
+        let rule = |chain: &str, expr: Vec<Value>| {
+            let rule = json!({ "family": FAMILY, "table": name, "chain": chain, "expr": expr });
+            json!({ "add": { "rule": rule } })
+        };
         // The first "add" makes sure that there is something to delete.
         let mut commands = vec![json!({ "add": table }), json!({ "delete": table }), json!({ "add": table })];
         commands.push(chain(json!({ "name": "own" })));
@@ -143,7 +146,7 @@ fn limit(per_second: u32) -> Value {
 }
 
 /// The name becomes part of the table's, and nft takes some signs in it for a pattern.
-fn check_link(link: &str) -> Result<(), FirewallError> {
+pub(super) fn check_link(link: &str) -> Result<(), FirewallError> {
     let is_plain = link.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
     if !link.is_empty() && link.len() <= LINK_NAME_BYTES_MAX && is_plain {
         return Ok(());

@@ -132,6 +132,7 @@ impl Plan<'_> {
             socket: self.layout.daemon_socket(&member.name, Role::Mesh.name()),
             babel: Vec::new(),
             open: open(),
+            exit: None,
         }
     }
 
@@ -182,8 +183,8 @@ impl Plan<'_> {
     }
 }
 
-/// What the daemons of one machine offer to others over the mesh; nothing else passes its firewall. A machine that may be
-/// given another role later has the same, because the mesh daemon goes on.
+/// What the daemons of one machine offer to others over the mesh; nothing else passes its firewall. It is the same for
+/// each role, because a machine's role may change while its mesh daemon goes on.
 fn open() -> Vec<String> {
     let tcp = [CONSENSUS_PORT, RPC_MESH_PORT, PEER_PORT, DNS_PORT].map(|port| format!("tcp/{port}"));
     tcp.into_iter().chain([format!("udp/{DNS_PORT}")]).collect()

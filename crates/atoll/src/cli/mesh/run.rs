@@ -117,6 +117,7 @@ fn standalone(args: &RunArgs, state: Option<&Path>) -> Result<Config> {
         socket: layout.mesh_socket(),
         babel: Vec::new(),
         open: args.open.clone(),
+        exit: None,
     })
 }
 
