@@ -23,6 +23,7 @@ pub mod beacon;
 mod channel;
 mod cookie;
 pub mod ecn;
+pub mod exit;
 mod handshake;
 pub mod kem;
 pub mod limits;

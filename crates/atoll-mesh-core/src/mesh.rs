@@ -1,6 +1,7 @@
 //! The whole node: dispatches datagrams, packets and timers to links, sessions and the router.
 
 pub(crate) mod data;
+mod exits;
 mod handshakes;
 pub(crate) mod held;
 mod links;
@@ -28,6 +29,7 @@ use crate::{
     accept::Acceptor,
     beacon::Beacon,
     ecn::Ecn,
+    exit::Exits,
     handshake::{Local, Sources},
     kem::Kem,
     limits::{
@@ -190,6 +192,7 @@ pub struct Mesh {
     remote_accepts: Acceptor<MeshAddr>,
     router: Router,
     punches: punch::Punches,
+    exits: Exits,
     timers: Timers,
     transmits: VecDeque<Transmit>,
     /// Frames that wait because the socket is full, and over which link each came; none: it is of this node.
@@ -236,6 +239,7 @@ impl Mesh {
             remote_accepts: Acceptor::new(&mut secrets, now),
             sources: Sources { secrets, kem },
             punches: punch::Punches::new(now),
+            exits: Exits::default(),
             timers: Timers::default(),
             transmits: VecDeque::new(),
             queue: FairQueue::new(&queue_secret),

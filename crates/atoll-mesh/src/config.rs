@@ -1,5 +1,7 @@
 //! The configuration as it is written, and as it is used: parsed once.
 
+mod exit;
+mod open;
 mod plain;
 
 use std::{
@@ -13,6 +15,9 @@ use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId, RegionPrefix, keys::Key
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{DISCOVERY_INTERFACES_MAX, MEMBERS_MAX, PEERS_MAX};
+pub(crate) use exit::Exit;
+pub use exit::{Allow, AllowAll, ExitConfig, ExitOffer};
+pub(crate) use open::Open;
 pub(crate) use plain::Plain;
 pub use plain::{Announce, BabelConfig};
 
@@ -42,6 +47,13 @@ pub struct Config {
     /// Interfaces on which routes are exchanged with ordinary Babel routers; none: off.
     #[serde(default)]
     pub babel: Vec<BabelConfig>,
+    /// What others may reach of this machine itself over the mesh: `tcp/22`, `udp/53`, `tcp/8000-8100`, or just `all`;
+    /// by default nothing. Answers and pings always pass.
+    #[serde(default, deserialize_with = "open::read")]
+    pub open: Vec<String>,
+    /// The exit over which this machine reaches the Internet, or for whom it is one itself; absent: neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitConfig>,
 }
 
 /// A configuration that cannot be used.
@@ -91,6 +103,22 @@ pub enum ConfigError {
     Babel {
         /// What was written.
         interface: String,
+        /// What is wrong with it, and what to do.
+        why: &'static str,
+    },
+    /// An entry of `open` is not one.
+    #[error("'{entry}' in `open` cannot be opened: {why}; write tcp/22, udp/53, tcp/8000-8100, or just all")]
+    Open {
+        /// What was written.
+        entry: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Something in `exit` cannot be used.
+    #[error("'{entry}' in `exit` cannot be used: {why}")]
+    Exit {
+        /// What was written.
+        entry: String,
         /// What is wrong with it, and what to do.
         why: &'static str,
     },
@@ -159,6 +187,16 @@ impl Config {
     /// Parses the plain interfaces.
     pub(crate) fn check_babel(&self, network: MeshAddr) -> Result<Vec<Plain>, ConfigError> {
         plain::check(&self.babel, &self.interface, network)
+    }
+
+    /// Parses what is open.
+    pub(crate) fn check_open(&self) -> Result<Open, ConfigError> {
+        open::check(&self.open)
+    }
+
+    /// Parses the part in exits of this node, `own`.
+    pub(crate) fn check_exit(&self, own: NodeId) -> Result<Option<Exit>, ConfigError> {
+        self.exit.as_ref().map(|exit| exit::check(exit, own)).transpose()
     }
 }
 

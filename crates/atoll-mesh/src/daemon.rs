@@ -1,21 +1,21 @@
 //! The one task that owns the mesh.
 
+mod setup;
 mod status;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
-use atoll_base::{MeshAddr, NodeId, RegionPrefix};
-use atoll_mesh_core::{
-    Event, LinkId, Mesh, Origin, Settings, Time, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU,
-};
+use atoll_base::{MeshAddr, NodeId};
+use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Time, beacon::Beacon};
 use atoll_os::{
+    link::detour::DETOUR_MARK,
     link_watch::{LinkChange, LinkWatch, interface_of, local_addresses},
-    tun::{Tun, TunConfig},
+    udp::set_mark,
 };
+use setup::Surroundings;
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     Config, MeshError, api,
     babel::Babel,
-    config::{Host, Peer},
+    config::{Exit, Host, Peer},
     discovery::{Discovery, Pace},
     io::{Io, Ready, open_udp},
     limits::{
@@ -37,29 +37,25 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (secret, peers) = config.check()?;
     let node = secret.id();
     let plain = config.check_babel(MeshAddr::of(config.region, node))?;
+    let open = config.check_open()?;
+    let exit = config.check_exit(node)?;
     let listener = api::listen(&config.socket).await?;
-    let (udp, is_ipv6) = open_udp(config.listen)?;
+    let mark = matches!(exit, Some(Exit::Use(_))).then_some(DETOUR_MARK);
+    let (udp, is_ipv6) = open_udp(config.listen, mark)?;
     let discovery = Discovery::open(config.discovery.clone())?;
     let babel = Babel::start(plain, config.region, node).await?;
-    let settings = Settings {
-        secret,
-        region: config.region,
-        seed: rand::random(),
-        kem: Box::new(AwsLcKem),
-        epoch: calendar_ms(),
-        tuning: Tuning::default(),
-    };
-    let mut mesh = Mesh::new(settings, Time::ZERO);
-    mesh.set_members(config.members.as_ref().map(|members| members.iter().copied().collect()), Time::ZERO);
-    let tun = Tun::create(TunConfig {
-        name: config.interface.clone(),
-        mtu: MTU as u32,
-        address: mesh.network().node(),
-        network: mesh.network().network(),
-        region: RegionPrefix::of(config.region).network(),
-    })
-    .await?;
+    let mesh = setup::mesh(&config, secret, exit.as_ref());
+    let tun = setup::device(&config, mesh.network()).await?;
     let io = Io::new(udp, is_ipv6, tun)?;
+    let watch = LinkWatch::here()?;
+    // Nothing comes out of the mesh before the loop below.
+    let surroundings = match Surroundings::start(&config.interface, open, exit.as_ref(), mesh.network()).await {
+        Ok(surroundings) => surroundings,
+        Err(error) => {
+            io.close().await;
+            return Err(error);
+        }
+    };
     tracing::info!(node = %node.short(), interface = config.interface, port = io.port(), "the mesh is up");
     tracing::debug!(address = %mesh.network().node(), "own address");
 
@@ -75,7 +71,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let peers =
         peers.into_iter().map(|peer| StaticPeer { peer, endpoint: None, silent_since: Instant::now() }).collect();
     let socket = config.socket.clone();
-    let watch = LinkWatch::here()?;
     let mut daemon = Daemon {
         config,
         node,
@@ -84,6 +79,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         discovery,
         babel,
         peers,
+        mark,
         watch,
         behind: BTreeMap::new(),
         carriers_seen: (Time::ZERO, 0),
@@ -100,6 +96,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let _ = timeout(API_STOP_MAX, server).await;
     let _ = std::fs::remove_file(&socket);
     daemon.io.close().await;
+    surroundings.stop().await;
     tracing::info!("the mesh has stopped");
     result
 }
@@ -112,6 +109,8 @@ struct Daemon {
     discovery: Option<Discovery>,
     babel: Option<Babel>,
     peers: Vec<StaticPeer>,
+    /// Mark of the links' datagrams, if there is one.
+    mark: Option<u32>,
     watch: LinkWatch,
     /// Index of the interface over which each link that is up was reached when it came up.
     behind: BTreeMap<LinkId, u32>,
@@ -238,7 +237,7 @@ impl Daemon {
 
     /// Notes over which interface a link goes.
     fn place_link(&mut self, link: LinkId, endpoint: SocketAddr) {
-        match interface_towards(endpoint) {
+        match interface_towards(endpoint, self.mark) {
             Some(index) => self.behind.insert(link, index),
             None => self.behind.remove(&link),
         };
@@ -249,7 +248,7 @@ impl Daemon {
         let up: Vec<_> = self.mesh.link_status().into_iter().filter(|link| link.is_up).collect();
         for link in up {
             // Without any way there, it is the interface of before that is about to be lost.
-            if let Some(index) = interface_towards(link.endpoint) {
+            if let Some(index) = interface_towards(link.endpoint, self.mark) {
                 self.behind.insert(link.link, index);
             }
         }
@@ -264,8 +263,13 @@ impl Daemon {
             IpAddr::V6(v6) => v6.is_unspecified() || *address == listen,
             IpAddr::V4(v4) => (v4.is_unspecified() && address.is_ipv4()) || *address == listen,
         };
+        let addresses = local_addresses();
+        self.mesh.set_exit_addresses(addresses.iter().filter_map(|address| match address {
+            IpAddr::V6(v6) => Some(*v6),
+            IpAddr::V4(_) => None,
+        }));
         let endpoints: Vec<_> =
-            local_addresses().into_iter().filter(is_heard).map(|address| SocketAddr::new(address, port)).collect();
+            addresses.into_iter().filter(is_heard).map(|address| SocketAddr::new(address, port)).collect();
         self.mesh.set_local_endpoints(&endpoints);
     }
 
@@ -342,17 +346,14 @@ async fn next_beacon(discovery: Option<&Discovery>) -> (SocketAddr, Beacon) {
     }
 }
 
-/// Index of the interface over which the system sends to an endpoint now.
-fn interface_towards(endpoint: SocketAddr) -> Option<u32> {
+/// Index of the interface over which the system sends datagrams with this mark to an endpoint now.
+fn interface_towards(endpoint: SocketAddr, mark: Option<u32>) -> Option<u32> {
     let any: IpAddr = if endpoint.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    if let Some(mark) = mark {
+        set_mark(&socket, mark).ok()?;
+    }
     // Sends nothing: it only chooses the way.
     socket.connect(endpoint).ok()?;
     interface_of(socket.local_addr().ok()?.ip())
-}
-
-fn calendar_ms() -> u64 {
-    // A clock before 1970 counts as zero; neighbours then tell what number is needed.
-    let passed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }

@@ -332,8 +332,8 @@ fn offload_of(header: &VnetHeader) -> Offload {
     }
 }
 
-/// Opens the UDP socket of the links; also whether it is an IPv6 one.
-pub(crate) fn open_udp(listen: SocketAddr) -> Result<(UdpSocket, bool), MeshError> {
+/// Opens the UDP socket of the links, whose datagrams carry this mark; also whether it is an IPv6 one.
+pub(crate) fn open_udp(listen: SocketAddr, mark: Option<u32>) -> Result<(UdpSocket, bool), MeshError> {
     let fail = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => MeshError::PortInUse { listen },
         _ => MeshError::Listen { listen, source },
@@ -342,6 +342,9 @@ pub(crate) fn open_udp(listen: SocketAddr) -> Result<(UdpSocket, bool), MeshErro
     let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP)).map_err(fail)?;
     if is_ipv6 {
         socket.set_only_v6(false).map_err(fail)?;
+    }
+    if let Some(mark) = mark {
+        atoll_os::udp::set_mark(&socket, mark).map_err(fail)?;
     }
     socket.set_nonblocking(true).map_err(fail)?;
     atoll_os::udp::enlarge_buffers(&socket, SOCKET_BUFFER_BYTES);

@@ -12,18 +12,20 @@ mod config;
 mod daemon;
 mod deliver;
 mod discovery;
+mod exit;
+mod guard;
 mod io;
 pub mod limits;
 mod metrics;
 mod send;
 mod stuck;
 
-pub use config::{Announce, BabelConfig, Config, ConfigError};
+pub use config::{Allow, AllowAll, Announce, BabelConfig, Config, ConfigError, ExitConfig, ExitOffer};
 pub use daemon::run;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use atoll_os::{link::LinkError, tun::TunError};
+use atoll_os::{firewall::FirewallError, link::LinkError, tun::TunError};
 
 /// Why the daemon cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,14 @@ pub enum MeshError {
     /// The network interface could not be made.
     #[error(transparent)]
     Tun(#[from] TunError),
+    /// The firewall of the own address could not be made.
+    #[error(
+        "cannot protect this machine from the mesh: {0}; or, if everybody there may reach every port, set `open` to all"
+    )]
+    Firewall(FirewallError),
+    /// What an exit needs of the system could not be made.
+    #[error("cannot be an exit to the Internet: {0}; or take `exit` out of the configuration")]
+    Exit(FirewallError),
     /// The system's interfaces cannot be followed.
     #[error(transparent)]
     Links(#[from] LinkError),

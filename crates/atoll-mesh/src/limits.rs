@@ -27,6 +27,10 @@ pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 pub const PEERS_MAX: usize = 64;
 /// Members in a configuration.
 pub const MEMBERS_MAX: usize = 10_000;
+/// Entries of what is open to the mesh.
+pub const OPEN_MAX: usize = 256;
+/// Prefixes to which an exit leads.
+pub const EXIT_PREFIXES_MAX: usize = 256;
 /// Interfaces on which peers are discovered.
 pub const DISCOVERY_INTERFACES_MAX: usize = 32;
 /// Questions to the local API that wait for an answer.

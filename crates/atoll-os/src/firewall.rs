@@ -13,6 +13,15 @@
 //!
 //! [`Firewall`] describes the whole; [`Firewall::apply`] makes it so in one transaction. A restarted daemon describes
 //! and applies it again, and nothing passes or breaks in between. It needs Debian's package `nftables`.
+//!
+//! Who may talk to the machine itself over the mesh is said by [`OwnFirewall`], in a table of its own; who may leave
+//! the mesh here, by [`ExitFirewall`].
+
+mod exit;
+mod own;
+
+pub use exit::ExitFirewall;
+pub use own::{OwnFirewall, PortRange};
 
 use std::{collections::BTreeSet, io, net::Ipv6Addr, process::Stdio};
 
@@ -160,10 +169,13 @@ impl Firewall {
         let links = self.links();
         let mesh = [self.mesh_link.as_str()];
         let inside: Vec<&str> = links.iter().copied().chain(mesh).collect();
+        // What an exit lets out or back in is between the mesh and the uplink, and never of a workload.
+        let over_exit = vec![exit::is_marked(), json!({ "accept": null })];
         if links.is_empty() {
-            return vec![vec![is("iifname", &mesh), drop_it()], vec![is("oifname", &mesh), drop_it()]];
+            return vec![over_exit, vec![is("iifname", &mesh), drop_it()], vec![is("oifname", &mesh), drop_it()]];
         }
         let mut rules = vec![
+            over_exit,
             vec![is("oifname", &inside), is_not("iifname", &inside), drop_it()],
             vec![is("iifname", &inside), is_not("oifname", &inside), drop_it()],
         ];

@@ -37,6 +37,14 @@ pub const WORKLOAD_OOM_SCORE: u32 = 500;
 pub const FIREWALL_WORKLOADS_MAX: usize = 4096;
 /// Peers of one workload in the firewall.
 pub const FIREWALL_PEERS_MAX: usize = 4096;
+/// Ranges of open ports of the machine itself, of each transport.
+pub const FIREWALL_OPEN_RANGES_MAX: usize = 256;
+/// Echo requests per second that the machine itself takes from the mesh, and as many at once.
+pub const FIREWALL_ECHOES_PER_SECOND: u32 = 100;
+/// ICMPv6 errors per second that the machine itself takes from the mesh beside those about its own connections.
+pub const FIREWALL_ERRORS_PER_SECOND: u32 = 100;
+/// Refusals per second that the machine itself sends into the mesh, of each transport; the rest is dropped silently.
+pub const FIREWALL_REJECTS_PER_SECOND: u32 = 100;
 
 /// Smallest disk of a micro-VM.
 pub const DISK_BYTES_MIN: u64 = 64 << 20;

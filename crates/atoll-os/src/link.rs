@@ -1,5 +1,6 @@
 //! Links, addresses, routes and network sysctls of one network namespace, over rtnetlink.
 
+pub mod detour;
 pub mod learned;
 
 use std::{

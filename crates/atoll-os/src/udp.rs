@@ -1,7 +1,7 @@
 //! What UDP sockets need beyond the ordinary.
 
 use std::{
-    io::IoSliceMut,
+    io::{self, IoSliceMut},
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
 };
@@ -48,6 +48,11 @@ pub fn set_hops(socket: &impl AsFd, hops: Option<u8>) {
     // One of the two does not fit an IPv4 socket.
     let _ = setsockopt(socket, Ipv4Ttl, &hops);
     let _ = setsockopt(socket, Ipv6Ttl, &hops);
+}
+
+/// Marks what a socket sends, for rules of routing (`SO_MARK`).
+pub fn set_mark(socket: &impl AsFd, mark: u32) -> io::Result<()> {
+    Ok(setsockopt(socket, sockopt::Mark, &mark)?)
 }
 
 /// The next endpoint of which ICMP says that nobody listens there (port unreachable), if there is one. Anybody can forge

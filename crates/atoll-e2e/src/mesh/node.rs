@@ -97,7 +97,7 @@ impl Node {
         fs::write(file("key"), secret.to_text())?;
         let peers: Vec<_> = peers.iter().map(|peer| format!("\"udp://{peer}\"")).collect();
         let text = format!(
-            "identity = {:?}\nregion = \"{REGION}\"\ninterface = \"atoll0\"\nlisten = \"[::]:{PORT}\"\npeers = [{}]\nsocket = {:?}\n",
+            "identity = {:?}\nregion = \"{REGION}\"\ninterface = \"atoll0\"\nlisten = \"[::]:{PORT}\"\npeers = [{}]\nsocket = {:?}\nopen = \"all\"\n",
             file("key"),
             peers.join(", "),
             file("sock"),

@@ -116,10 +116,8 @@ impl Mesh {
     /// of them. Otherwise each is to be given to [`Self::handle_packet`].
     pub fn sealer(&mut self, packet: &[u8], largest: usize, now: Time) -> Option<Sealer<'_>> {
         let (source, target) = packet::addresses(packet)?;
-        if !self.may_leave(source, target) {
-            return None;
-        }
-        self.open_path(MeshAddr::containing(target), packet, largest, now)
+        let network = self.destination(source, target)?;
+        self.open_path(network, packet, largest, now)
     }
 
     /// The same for any packet, allowed or not.
@@ -340,8 +338,7 @@ impl Mesh {
             self.counters.dropped_malformed += 1;
             return Received::Done;
         };
-        // Nobody speaks in another's name, and nobody sends through us to a third.
-        if !source.contains(from) || !self.network.contains(to) {
+        if !self.may_arrive(source, from, to) {
             self.counters.dropped_wrong_address += 1;
             return Received::Done;
         }

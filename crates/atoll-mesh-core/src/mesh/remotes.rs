@@ -1,9 +1,6 @@
 //! Sessions between the two ends of the mesh: their handshakes, and packets that have to wait for them.
 
-use std::{
-    collections::VecDeque,
-    net::{Ipv6Addr, SocketAddr},
-};
+use std::{collections::VecDeque, net::SocketAddr};
 
 use atoll_base::{MeshAddr, NodeId};
 
@@ -64,10 +61,9 @@ impl Mesh {
         let Some((source, target)) = packet::addresses(packet) else {
             return self.counters.dropped_not_ipv6 += 1;
         };
-        if !self.may_leave(source, target) {
+        let Some(network) = self.destination(source, target) else {
             return self.counters.dropped_wrong_address += 1;
-        }
-        let network = MeshAddr::containing(target);
+        };
         let Some(route) = self.router.route(network) else {
             self.counters.dropped_no_route += 1;
             return self.refuse(packet, Refusal::NoRoute, now);
@@ -91,11 +87,6 @@ impl Mesh {
         if !remote.channel.is_handshaking() {
             self.start_remote_handshake(network, now);
         }
-    }
-
-    /// Whether a packet of this machine belongs into the mesh.
-    pub(super) fn may_leave(&self, source: Ipv6Addr, target: Ipv6Addr) -> bool {
-        self.network.contains(source) && self.prefix.contains(target) && !self.network.contains(target)
     }
 
     /// Tells the sender of a packet why it does not go.

@@ -122,6 +122,53 @@ fn nobody_speaks_in_anothers_name_or_to_a_third() {
 }
 
 #[test]
+fn an_exit_takes_and_brings_back_what_is_outside() {
+    let mut pair = Pair::new();
+    let (user, exit) = (pair.nodes[0].network, pair.nodes[1].network);
+    let far: Ipv6Addr = "2001:db8::1".parse().expect("an address");
+    let id = |seed| NodeSecret::from_seed([seed; 32]).id();
+    let (out, back) = (packet(user.node(), far), packet(far, user.node()));
+    let none: [Vec<u8>; 0] = [];
+    assert_eq!(pair.exchange(0, &out), none, "no exit is used");
+    assert_eq!(pair.nodes[0].reaches_exit(), None);
+    pair.nodes[0].use_exit(Some(id(2)));
+    assert_eq!(pair.nodes[0].reaches_exit(), Some(true));
+    let before = pair.nodes[1].counters.dropped_wrong_address;
+    assert_eq!(pair.exchange(0, &out), none, "the other is no exit");
+    assert_eq!(pair.nodes[1].counters.dropped_wrong_address, before + 1);
+
+    let offer = |guests| Some(crate::exit::Offer { guests, to: Vec::new() });
+    pair.nodes[1].set_exit_offer(offer(crate::exit::Guests::Nodes(BTreeSet::from([id(3)]))));
+    assert_eq!(pair.exchange(0, &out), none, "an exit for another");
+    assert_eq!(pair.exchange(1, &back), none);
+    pair.nodes[1].set_exit_offer(offer(crate::exit::Guests::Nodes(BTreeSet::from([id(1)]))));
+    assert_eq!(pair.exchange(0, &out), core::slice::from_ref(&out));
+    assert_eq!(pair.exchange(1, &back), core::slice::from_ref(&back));
+    let now = pair.now;
+    assert!(pair.nodes[0].sealer(&out, out.len(), now).is_some(), "also the fast way");
+    let borrowed = packet(node(3).network.node(), far);
+    assert!(pair.nodes[0].sealer(&borrowed, borrowed.len(), now).is_none());
+
+    // What a dishonest end sends.
+    for (sender, network, lie) in [
+        (0, exit, borrowed),
+        (0, exit, packet(user.node(), "fd00::1".parse().expect("an address"))),
+        (0, exit, packet(far, exit.node())),
+        (1, user, packet(far, user.host(5))),
+        (1, user, packet("fd00::1".parse().expect("an address"), user.node())),
+    ] {
+        let before = pair.nodes[1 - sender].counters.dropped_wrong_address;
+        let now = pair.now;
+        pair.nodes[sender].send_sealed(network, &lie, false, now);
+        pair.run(Duration::from_millis(10));
+        assert_eq!(pair.out[1 - sender], none);
+        assert_eq!(pair.nodes[1 - sender].counters.dropped_wrong_address, before + 1);
+    }
+    pair.nodes[0].use_exit(None);
+    assert_eq!(pair.exchange(1, &back), none, "a user that has left its exit");
+}
+
+#[test]
 fn what_should_not_enter_the_mesh_is_dropped_at_once() {
     let mut pair = Pair::new();
     let own = pair.nodes[0].network;

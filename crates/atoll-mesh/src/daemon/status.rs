@@ -136,6 +136,9 @@ impl Daemon {
             }
             peer.silent_since = Instant::now();
         }
+        if self.mesh.reaches_exit() == Some(false) {
+            problems.push("exit: there is no way to it; check that it runs, or name another".to_owned());
+        }
         problems.extend(self.babel.iter().flat_map(Babel::problems));
         problems.extend(self.discovery.iter().flat_map(Discovery::problems).cloned());
         problems

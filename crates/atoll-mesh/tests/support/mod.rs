@@ -78,6 +78,8 @@ impl Place {
             members: None,
             socket: self.socket(),
             babel: Vec::new(),
+            open: vec!["all".to_owned()],
+            exit: None,
         }
     }
 

@@ -14,6 +14,10 @@ use super::{layout::Layout, settings::Settings};
 const CONSENSUS_PORT: u16 = 4871;
 /// Port of JSON-RPC on mesh addresses.
 const RPC_MESH_PORT: u16 = 8545;
+/// Port of a node's server for other nodes, on mesh addresses.
+const PEER_PORT: u16 = atoll_node::limits::PEER_PORT;
+/// Port of a node's name server, on mesh addresses.
+const DNS_PORT: u16 = atoll_node::limits::DNS_PORT;
 /// The mesh's interface in every member's network.
 pub(crate) const MESH_INTERFACE: &str = "atoll0";
 /// The interface by which a lab member reaches the bridge.
@@ -135,6 +139,8 @@ impl Plan<'_> {
             members: member.closed.then(|| self.founders()).transpose()?,
             socket: self.layout.daemon_socket(&member.name, Role::Mesh.name()),
             babel: if member.namespace.is_none() { self.settings.mesh.babel.clone() } else { Vec::new() },
+            open: open(),
+            exit: None,
         })
     }
 
@@ -199,6 +205,13 @@ impl Plan<'_> {
             format!("http://[{}]:{RPC_MESH_PORT}", MeshAddr::of(region, node).node())
         })
     }
+}
+
+/// What the daemons of one machine offer to others over the mesh; nothing else passes its firewall. It is the same for
+/// each role, because a machine's role may change while its mesh daemon goes on.
+fn open() -> Vec<String> {
+    let tcp = [CONSENSUS_PORT, RPC_MESH_PORT, PEER_PORT, DNS_PORT].map(|port| format!("tcp/{port}"));
+    tcp.into_iter().chain([format!("udp/{DNS_PORT}")]).collect()
 }
 
 #[cfg(test)]

@@ -54,6 +54,10 @@ pub(crate) struct RunArgs {
     /// A node that may join, by its id; all others are refused. Again for more; all members should name the same
     #[arg(long, value_name = "NODE", conflicts_with = "config")]
     only: Vec<NodeId>,
+    /// What others may reach of this machine over the network: tcp/22, udp/53, tcp/8000-8100, or all; again for more.
+    /// Without it nothing but pings
+    #[arg(long, value_name = "PORT", conflicts_with = "config")]
+    open: Vec<String>,
     /// Where to listen for links
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT), conflicts_with = "config")]
     listen: SocketAddr,
@@ -112,6 +116,8 @@ fn standalone(args: &RunArgs, state: Option<&Path>) -> Result<Config> {
         members: (!args.only.is_empty()).then(|| args.only.clone()),
         socket: layout.mesh_socket(),
         babel: Vec::new(),
+        open: args.open.clone(),
+        exit: None,
     })
 }
 
