@@ -43,6 +43,13 @@ impl Target {
     }
 }
 
+/// The region in which a network lies.
+pub(crate) fn region_of(network: MeshAddr) -> RegionPrefix {
+    let mut prefix = [0; 6];
+    prefix.copy_from_slice(&network.octets()[..6]);
+    RegionPrefix(prefix)
+}
+
 /// Babel's name of a node (RFC 8966 section 4.1.3): the last 8 octets of its network's address.
 pub fn router_id(region: RegionId, node: NodeId) -> RouterId {
     let octets = MeshAddr::of(region, node).network().octets();
@@ -76,9 +83,14 @@ impl Grant {
         keys::verify(authority, GRANT_DOMAIN, &grant_message(self.region, self.node, self.expiry_ms), &self.signature)
     }
 
-    /// As it travels: the border node is named by the update that carries it.
+    /// As it travels: the border node is named by the update that carries it, or is the neighbour that says hello.
     pub(crate) const fn to_wire(self) -> GrantBytes {
         GrantBytes { region: self.region.0, expiry_ms: self.expiry_ms, signature: self.signature }
+    }
+
+    pub(crate) const fn of_wire(node: NodeId, grant: &GrantBytes) -> Self {
+        let GrantBytes { region, expiry_ms, signature } = *grant;
+        Self { region: RegionId(region), node, expiry_ms, signature }
     }
 }
 
@@ -148,12 +160,7 @@ impl Announcement {
 
     pub(crate) fn of_wire(seqno: u16, origin: &Origin, grant: Option<&GrantBytes>) -> Self {
         let node = NodeId(origin.node);
-        let grant = grant.map(|grant| Grant {
-            region: RegionId(grant.region),
-            node,
-            expiry_ms: grant.expiry_ms,
-            signature: grant.signature,
-        });
+        let grant = grant.map(|grant| Grant::of_wire(node, grant));
         let seqno = origin.epoch << 16 | u64::from(seqno);
         Self { node, seqno, is_retraction: origin.is_retraction, signature: origin.signature, grant }
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId};
-use atoll_mesh_core::{Event, Mesh, Origin, Received, Settings, Time, Tuning};
+use atoll_mesh_core::{Event, Mesh, Origin, Received, Settings, Time, Tuning, routing::Federation};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 
@@ -67,6 +67,9 @@ struct Node {
     network: MeshAddr,
     mesh: Option<Mesh>,
     peers: Vec<usize>,
+    /// Border nodes of other regions that it calls.
+    border_peers: Vec<usize>,
+    federation: Federation,
     epoch: u64,
 }
 
@@ -135,7 +138,7 @@ impl World {
         let index = self.nodes.len();
         let secret = NodeSecret::from_seed(self.rng.random());
         let network = MeshAddr::of(region, secret.id());
-        self.nodes.push(Node { secret, region, network, mesh: None, peers: Vec::new(), epoch: 1_000_000 });
+        self.nodes.push(Node { secret, region, network, mesh: None, peers: Vec::new(), border_peers: Vec::new(), federation: Federation::default(), epoch: EPOCH_MS });
         self.start(index);
         index
     }
@@ -143,13 +146,15 @@ impl World {
     /// Adds a node with the key of another, as if the key had been copied; its number.
     pub fn add_twin(&mut self, of: usize) -> usize {
         let index = self.nodes.len();
-        let Node { secret, region, network, epoch, .. } = &self.nodes[of];
+        let Node { secret, region, network, federation, epoch, .. } = &self.nodes[of];
         let twin = Node {
             secret: secret.clone(),
             region: *region,
             network: *network,
             mesh: None,
             peers: Vec::new(),
+            border_peers: Vec::new(),
+            federation: federation.clone(),
             epoch: epoch + 500,
         };
         self.nodes.push(twin);
@@ -182,6 +187,32 @@ impl World {
             mesh.set_members(members, now);
         }
         self.settle(node);
+    }
+
+    /// Tells a node which regions to recognise, and whether it is a border.
+    pub fn set_federation(&mut self, node: usize, federation: Federation) {
+        self.nodes[node].federation = federation.clone();
+        let now = self.now;
+        if let Some(mesh) = &mut self.nodes[node].mesh {
+            mesh.set_federation(federation, now);
+        }
+        self.settle(node);
+    }
+
+    /// Region of a node.
+    pub fn region(&self, node: usize) -> RegionId {
+        self.nodes[node].region
+    }
+
+    /// Lays a wire between two border nodes of two regions; the first one calls the second. Whether it may.
+    pub fn connect_regions(&mut self, caller: usize, called: usize, quality: Quality) -> bool {
+        self.mend(caller, called, quality);
+        self.nodes[caller].border_peers.push(called);
+        let (now, region) = (self.now, self.nodes[called].region);
+        let mesh = self.nodes[caller].mesh.as_mut();
+        let may_call = mesh.is_some_and(|mesh| mesh.add_border_peer(Self::endpoint(called), region, now));
+        self.settle(caller);
+        may_call
     }
 
     /// The next start of a node takes its epoch from a clock that was set anew.
@@ -272,10 +303,15 @@ impl World {
             tuning,
         };
         let mut mesh = Mesh::new(settings, now);
+        mesh.set_federation(node.federation.clone(), now);
         for peer in &node.peers {
             mesh.add_peer(Self::endpoint(*peer), Origin::Static, now);
         }
-        node.mesh = Some(mesh);
+        let borders = node.border_peers.clone();
+        for border in borders {
+            mesh.add_border_peer(Self::endpoint(border), self.nodes[border].region, now);
+        }
+        self.nodes[index].mesh = Some(mesh);
         self.settle(index);
     }
 
@@ -475,6 +511,8 @@ impl World {
     }
 }
 
+/// Calendar at the first start of a node, in milliseconds.
+pub const EPOCH_MS: u64 = 1_000_000;
 /// The region of the tests.
 pub const REGION: RegionId = RegionId([0xab; 32]);
 /// What a wire carries: Ethernet, over IPv4 and UDP.

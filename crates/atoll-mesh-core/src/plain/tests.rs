@@ -61,7 +61,7 @@ fn packet(tlvs: &[Tlv]) -> Vec<u8> {
 }
 
 fn hello(seqno: u16) -> Tlv {
-    Tlv::Hello(Hello { is_unicast: false, seqno, interval_cs: 400, timestamp_us: None, link: None })
+    Tlv::Hello(Hello { is_unicast: false, seqno, interval_cs: 400, timestamp_us: None, link: None, grant: None })
 }
 
 fn ihu(to: u16) -> Tlv {
@@ -452,7 +452,7 @@ fn packets_from_elsewhere_change_nothing() {
 #[test]
 fn hellos_that_are_lost_or_out_of_step_are_counted_as_the_rfc_says() {
     let mut neighbour = Neighbour::new(at(0));
-    let hello = |seqno| Hello { is_unicast: false, seqno, interval_cs: 400, timestamp_us: None, link: None };
+    let hello = |seqno| Hello { is_unicast: false, seqno, interval_cs: 400, timestamp_us: None, link: None, grant: None };
     neighbour.handle_hello(hello(65_534), at(0));
     assert_eq!(neighbour.rxcost(), INFINITY, "one is not enough");
     neighbour.handle_hello(hello(0), at(8000));
