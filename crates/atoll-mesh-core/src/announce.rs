@@ -9,6 +9,8 @@ const ANNOUNCEMENT_DOMAIN: &str = "atoll mesh announcement v2";
 const GRANT_DOMAIN: &str = "atoll mesh border grant v1";
 /// Prefix length of a region.
 const REGION_BITS: u8 = 48;
+/// Expiry and signature.
+const GRANT_TEXT_BYTES: usize = 8 + 64;
 
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +83,26 @@ impl Grant {
     /// Whether the authority with this Ed25519 key signed it.
     pub fn is_authentic(&self, authority: NodeId) -> bool {
         keys::verify(authority, GRANT_DOMAIN, &grant_message(self.region, self.node, self.expiry_ms), &self.signature)
+    }
+
+    /// As it is written in a configuration: expiry and signature, 144 hexadecimal digits.
+    pub fn to_text(&self) -> String {
+        let bytes = self.expiry_ms.to_be_bytes().into_iter().chain(self.signature);
+        bytes.map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Reads what [`Self::to_text`] wrote of a grant for this region and border node; nothing if it is anything else. Who
+    /// signed it is not looked at.
+    pub fn of_text(region: RegionId, node: NodeId, text: &str) -> Option<Self> {
+        let digits = text.as_bytes();
+        if digits.len() != 2 * GRANT_TEXT_BYTES || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+        let bytes = (0..GRANT_TEXT_BYTES).map(|at| byte(2 * at)).collect::<Option<Vec<_>>>()?;
+        let (expiry, signature) = bytes.split_first_chunk()?;
+        let signature = signature.try_into().ok()?;
+        Some(Self { region, node, expiry_ms: u64::from_be_bytes(*expiry), signature })
     }
 
     /// As it travels: the border node is named by the update that carries it, or is the neighbour that says hello.
@@ -218,6 +240,10 @@ mod tests {
         let grant = Grant::sign(&authority, THERE, border.id(), 1000);
         assert!(grant.is_authentic(authority.id()) && !grant.is_authentic(border.id()));
         assert!(!Grant { expiry_ms: 1001, ..grant }.is_authentic(authority.id()));
+        assert_eq!(Grant::of_text(THERE, border.id(), &grant.to_text()), Some(grant));
+        for text in ["", "00", &"+1".repeat(72), &"é".repeat(72), &grant.to_text()[2..]] {
+            assert_eq!(Grant::of_text(THERE, border.id(), text), None, "{text}");
+        }
         assert!(!Grant { node: NodeId([3; 32]), ..grant }.is_authentic(authority.id()));
         let word = Announcement::sign_region(&border, grant, 9, false);
         assert!(word.is_authentic(HERE, Target::Region(RegionPrefix::of(THERE))));

@@ -446,7 +446,11 @@ fn check(
     let signature: &[u8; 64] = signature.try_into().map_err(|_| HandshakeError)?;
     let (node, epoch) = (NodeId(*node), u64::from_be_bytes(*epoch));
     let message = proof_message(role, region, remote_static, epoch, hash, kem_hash);
-    if keys::verify(node, PROOF_DOMAIN, &message, signature) { Ok(Proven { node, epoch, region }) } else { Err(HandshakeError) }
+    if keys::verify(node, PROOF_DOMAIN, &message, signature) {
+        Ok(Proven { node, epoch, region })
+    } else {
+        Err(HandshakeError)
+    }
 }
 
 fn proof_message(

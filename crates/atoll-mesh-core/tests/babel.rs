@@ -325,16 +325,22 @@ fn tlvs() -> impl Strategy<Value = Tlv> {
         (any::<u16>(), 1u16.., prop::option::of(batch))
             .prop_map(|(opaque, interval_cs, batch)| Tlv::AckRequest(AckRequest { opaque, interval_cs, batch })),
         (any::<u16>(), prop::option::of(any::<u32>())).prop_map(|(opaque, number)| Tlv::Ack(Ack { opaque, number })),
-        (any::<bool>(), any::<u16>(), any::<u16>(), prop::option::of(any::<u32>()), prop::option::of(link), prop::option::of(grants())).prop_map(
-            |(is_unicast, seqno, interval_cs, timestamp_us, link, grant)| Tlv::Hello(Hello {
+        (
+            any::<bool>(),
+            any::<u16>(),
+            any::<u16>(),
+            prop::option::of(any::<u32>()),
+            prop::option::of(link),
+            prop::option::of(grants())
+        )
+            .prop_map(|(is_unicast, seqno, interval_cs, timestamp_us, link, grant)| Tlv::Hello(Hello {
                 is_unicast,
                 seqno,
                 interval_cs,
                 timestamp_us,
                 link,
                 grant
-            })
-        ),
+            })),
         (prop::option::of(address.clone()), any::<u16>(), 1u16.., prop::option::of(echo))
             .prop_map(|(address, rxcost, interval_cs, echo)| Tlv::Ihu(Ihu { address, rxcost, interval_cs, echo })),
         address.prop_map(Tlv::NextHop),

@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use atoll_base::{MeshAddr, NodeId, RegionPrefix};
+use atoll_base::{MeshAddr, NodeId, RegionId, RegionPrefix};
 use atoll_mesh_core::{
     Event, LinkId, Mesh, Origin, Settings, Time, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU,
 };
@@ -37,10 +37,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (secret, peers) = config.check()?;
     let node = secret.id();
     let plain = config.check_babel(MeshAddr::of(config.region, node))?;
+    let others = config.check_regions(node)?;
     let listener = api::listen(&config.socket).await?;
     let (udp, is_ipv6) = open_udp(config.listen)?;
     let discovery = Discovery::open(config.discovery.clone())?;
-    let babel = Babel::start(plain, config.region, node).await?;
+    let other_networks: Vec<_> = others.ids.iter().map(|id| RegionPrefix::of(*id).network()).collect();
+    let babel = Babel::start(plain, config.region, node, &other_networks).await?;
     let settings = Settings {
         secret,
         region: config.region,
@@ -53,6 +55,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     if let Some(members) = &config.members {
         mesh.set_members(Some(members.iter().copied().collect()), Time::ZERO);
     }
+    mesh.set_federation(others.federation, Time::ZERO);
     let tun = Tun::create(TunConfig {
         name: config.interface.clone(),
         mtu: MTU as u32,
@@ -61,6 +64,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         region: RegionPrefix::of(config.region).network(),
     })
     .await?;
+    tun.route_regions(&other_networks).await?;
     let io = Io::new(udp, is_ipv6, tun)?;
     tracing::info!(node = %node.short(), interface = config.interface, port = io.port(), "the mesh is up");
     tracing::debug!(address = %mesh.network().node(), "own address");
@@ -73,9 +77,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let server = tokio::spawn(server.into_future());
 
     let (found, endpoints) = mpsc::channel(REQUESTS_MAX);
-    let resolver = tokio::spawn(resolve(peers.clone(), found));
-    let peers =
-        peers.into_iter().map(|peer| StaticPeer { peer, endpoint: None, silent_since: Instant::now() }).collect();
+    let peers: Vec<_> = peers.into_iter().map(|peer| (peer, None)).collect();
+    let borders = others.peers.into_iter().map(|(peer, region)| (peer, Some(region)));
+    let peers: Vec<_> = peers.into_iter().chain(borders).map(StaticPeer::new).collect();
+    let resolver = tokio::spawn(resolve(peers.iter().map(|peer| peer.peer.clone()).collect(), found));
     let socket = config.socket.clone();
     let watch = LinkWatch::here()?;
     let mut daemon = Daemon {
@@ -123,8 +128,16 @@ struct Daemon {
 
 struct StaticPeer {
     peer: Peer,
+    /// Its region, if it is another.
+    region: Option<RegionId>,
     endpoint: Option<SocketAddr>,
     silent_since: Instant,
+}
+
+impl StaticPeer {
+    fn new((peer, region): (Peer, Option<RegionId>)) -> Self {
+        Self { peer, region, endpoint: None, silent_since: Instant::now() }
+    }
 }
 
 impl Daemon {
@@ -288,7 +301,10 @@ impl Daemon {
         if let Some(old) = peer.endpoint.replace(endpoint) {
             self.mesh.remove_peer(old, now);
         }
-        self.mesh.add_peer(endpoint, Origin::Static, now);
+        match peer.region {
+            None => self.mesh.add_peer(endpoint, Origin::Static, now),
+            Some(region) => self.mesh.add_border_peer(endpoint, region, now),
+        };
     }
 
     /// Sends a beacon on every interface. Whether somebody is missing: no neighbour answers, or an interface is not

@@ -18,7 +18,7 @@ mod metrics;
 mod send;
 mod stuck;
 
-pub use config::{Announce, BabelConfig, Config, ConfigError};
+pub use config::{Announce, BabelConfig, Config, ConfigError, RegionConfig};
 pub use daemon::run;
 
 use std::{net::SocketAddr, path::PathBuf};

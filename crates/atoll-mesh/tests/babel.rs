@@ -138,6 +138,8 @@ impl Daemon {
             members: None,
             socket: self.socket(),
             babel,
+            grant: None,
+            regions: Vec::new(),
         }
     }
 

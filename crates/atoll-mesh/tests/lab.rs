@@ -71,6 +71,8 @@ impl Member {
             members: None,
             socket: self.socket(),
             babel: Vec::new(),
+            grant: None,
+            regions: Vec::new(),
         }
     }
 

@@ -88,6 +88,8 @@ impl Place {
             discovery: Vec::new(),
             members: None,
             babel: Vec::new(),
+            grant: None,
+            regions: Vec::new(),
             socket: self.socket(),
         };
         let (stop, stopped) = oneshot::channel();

@@ -138,7 +138,16 @@ impl World {
         let index = self.nodes.len();
         let secret = NodeSecret::from_seed(self.rng.random());
         let network = MeshAddr::of(region, secret.id());
-        self.nodes.push(Node { secret, region, network, mesh: None, peers: Vec::new(), border_peers: Vec::new(), federation: Federation::default(), epoch: EPOCH_MS });
+        self.nodes.push(Node {
+            secret,
+            region,
+            network,
+            mesh: None,
+            peers: Vec::new(),
+            border_peers: Vec::new(),
+            federation: Federation::default(),
+            epoch: EPOCH_MS,
+        });
         self.start(index);
         index
     }

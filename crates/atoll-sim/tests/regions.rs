@@ -494,7 +494,13 @@ fn reached(from: usize, joined: &BTreeSet<(usize, usize)>, selfish: &BTreeSet<us
             continue;
         }
         for (a, b) in joined {
-            let next = if *a == at { *b } else if *b == at { *a } else { continue };
+            let next = if *a == at {
+                *b
+            } else if *b == at {
+                *a
+            } else {
+                continue;
+            };
             if known.insert(next) {
                 open.push(next);
             }

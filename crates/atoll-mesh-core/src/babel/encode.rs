@@ -1,8 +1,8 @@
 //! Building packets.
 
 use super::{
-    FLAG_PREFIX, FLAG_ROUTER_ID, FLAG_UNICAST, GrantBytes, HEADER_BYTES, INFINITY, MAGIC, Prefix, RouterId, SeqnoRequest, Tlv,
-    Update, VERSION, ae, router_id_of, sub, tlv,
+    FLAG_PREFIX, FLAG_ROUTER_ID, FLAG_UNICAST, GrantBytes, HEADER_BYTES, INFINITY, MAGIC, Prefix, RouterId,
+    SeqnoRequest, Tlv, Update, VERSION, ae, router_id_of, sub, tlv,
 };
 use crate::limits::CONTROL_BYTES_MAX;
 

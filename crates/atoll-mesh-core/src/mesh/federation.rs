@@ -59,14 +59,17 @@ impl Mesh {
             })
             .collect();
         let is_kept = |prefix: &RegionPrefix, before: &Recognised| {
-            recognised.get(prefix).is_some_and(|now| (now.realm.id, now.authority) == (before.realm.id, before.authority))
+            recognised
+                .get(prefix)
+                .is_some_and(|now| (now.realm.id, now.authority) == (before.realm.id, before.authority))
         };
         let withdrawn = self.recognised.iter().filter(|(prefix, before)| !is_kept(prefix, before));
         let withdrawn: BTreeSet<_> = withdrawn.map(|(prefix, _)| *prefix).collect();
         self.recognised = recognised;
         self.router.set_federation(federation, now);
-        let is_border = self.router.own_grant(now).is_some();
-        let ends = |link: &Link| link.realm.id != self.local.region && (!is_border || withdrawn.contains(&link.prefix()));
+        let is_border = self.is_border(now);
+        let ends =
+            |link: &Link| link.realm.id != self.local.region && (!is_border || withdrawn.contains(&link.prefix()));
         let links: Vec<_> = self.links.iter().filter(|(_, link)| ends(link)).map(|(id, _)| *id).collect();
         for id in links {
             self.end_foreign_link(id, now);
@@ -84,8 +87,11 @@ impl Mesh {
     /// region is not recognised or this node no border, and where [`Mesh::add_peer`] says so.
     pub fn add_border_peer(&mut self, endpoint: SocketAddr, region: RegionId, now: Time) -> bool {
         let realm = self.recognised.get(&RegionPrefix::of(region)).map(|known| known.realm.clone());
-        let is_border = self.router.own_grant(now).is_some();
-        let Some(realm) = realm.filter(|realm| realm.id == region && is_border && !self.is_inside(endpoint.ip())) else { return false };
+        let is_border = self.is_border(now);
+        let Some(realm) = realm.filter(|realm| realm.id == region && is_border && !self.is_inside(endpoint.ip()))
+        else {
+            return false;
+        };
         let known = self.links.iter_mut().find(|(_, link)| link.is_at(endpoint) && link.realm.id == region);
         if let Some((id, link)) = known {
             link.promote(endpoint, Origin::Static);
@@ -99,6 +105,11 @@ impl Mesh {
         let id = self.insert_link(endpoint, Origin::Static, realm, now);
         self.timers.set(Timer::Link(id), Some(now));
         true
+    }
+
+    /// Whether this node has a grant for its own region that has not ended.
+    pub fn is_border(&self, now: Time) -> bool {
+        self.router.own_grant(now).is_some()
     }
 
     /// The other regions that are recognised.
@@ -126,7 +137,7 @@ impl Mesh {
         match region {
             None => Some(&self.own),
             Some(region) => {
-                let known = self.recognised.get(&region).filter(|_| self.router.own_grant(now).is_some());
+                let known = self.recognised.get(&region).filter(|_| self.is_border(now));
                 known.map(|known| &known.realm)
             }
         }

@@ -161,6 +161,10 @@ impl Mesh {
     }
 
     pub(super) fn start_link_handshake(&mut self, id: LinkId, now: Time) {
+        let is_foreign = self.links.get(&id).is_some_and(|link| link.realm.id != self.local.region);
+        if is_foreign && !self.is_border(now) {
+            return;
+        }
         let index = self.fresh_index();
         let Some(link) = self.links.get_mut(&id) else { return };
         let scope = Scope { region: link.realm.id, ends: Ends::Link };

@@ -315,7 +315,9 @@ impl Mesh {
 
     pub(super) fn handle_link_alive(&mut self, id: LinkId, now: Time) {
         let is_admitted = |link: &&Link| self.is_admitted(link, now);
-        let Some(policy) = self.links.get(&id).filter(is_admitted).map(|link| self.policy_towards(link)) else { return };
+        let Some(policy) = self.links.get(&id).filter(is_admitted).map(|link| self.policy_towards(link)) else {
+            return;
+        };
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(peer) = link.peer else { return };
         link.policy = policy;

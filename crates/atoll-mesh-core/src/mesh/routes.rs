@@ -3,11 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{LinkId, Mesh};
-use crate::{
-    routing::LinkPolicy,
-    time::Time,
-    timers::Timer,
-};
+use crate::{routing::LinkPolicy, time::Time, timers::Timer};
 
 impl Mesh {
     /// The operating system says that a link is gone, because its interface went down. Whatever used it goes another

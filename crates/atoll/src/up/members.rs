@@ -127,6 +127,8 @@ impl Plan<'_> {
             members: None,
             socket: self.layout.daemon_socket(&member.name, Role::Mesh.name()),
             babel: Vec::new(),
+            grant: None,
+            regions: Vec::new(),
         }
     }
 

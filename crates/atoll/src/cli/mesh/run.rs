@@ -112,6 +112,8 @@ fn standalone(args: &RunArgs, state: Option<&Path>) -> Result<Config> {
         members: (!args.only.is_empty()).then(|| args.only.clone()),
         socket: layout.mesh_socket(),
         babel: Vec::new(),
+        grant: None,
+        regions: Vec::new(),
     })
 }
 
