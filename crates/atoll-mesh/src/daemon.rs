@@ -8,9 +8,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use atoll_base::{MeshAddr, NodeId, RegionId, RegionPrefix};
+use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId, RegionPrefix};
 use atoll_mesh_core::{
     Event, LinkId, Mesh, Origin, Settings, Time, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU,
+    routing::Federation,
 };
 use atoll_os::{
     link_watch::{LinkChange, LinkWatch, interface_of, local_addresses},
@@ -43,19 +44,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let discovery = Discovery::open(config.discovery.clone())?;
     let other_networks: Vec<_> = others.ids.iter().map(|id| RegionPrefix::of(*id).network()).collect();
     let babel = Babel::start(plain, config.region, node, &other_networks).await?;
-    let settings = Settings {
-        secret,
-        region: config.region,
-        seed: rand::random(),
-        kem: Box::new(AwsLcKem),
-        epoch: calendar_ms(),
-        tuning: Tuning::default(),
-    };
-    let mut mesh = Mesh::new(settings, Time::ZERO);
-    if let Some(members) = &config.members {
-        mesh.set_members(Some(members.iter().copied().collect()), Time::ZERO);
-    }
-    mesh.set_federation(others.federation, Time::ZERO);
+    let mesh = mesh_of(&config, secret, others.federation);
     let tun = Tun::create(TunConfig {
         name: config.interface.clone(),
         mtu: MTU as u32,
@@ -109,6 +98,24 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     daemon.io.close().await;
     tracing::info!("the mesh has stopped");
     result
+}
+
+/// This node, without links.
+fn mesh_of(config: &Config, secret: NodeSecret, federation: Federation) -> Mesh {
+    let settings = Settings {
+        secret,
+        region: config.region,
+        seed: rand::random(),
+        kem: Box::new(AwsLcKem),
+        epoch: calendar_ms(),
+        tuning: Tuning::default(),
+    };
+    let mut mesh = Mesh::new(settings, Time::ZERO);
+    if let Some(members) = &config.members {
+        mesh.set_members(Some(members.iter().copied().collect()), Time::ZERO);
+    }
+    mesh.set_federation(federation, Time::ZERO);
+    mesh
 }
 
 struct Daemon {

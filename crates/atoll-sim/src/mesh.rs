@@ -3,6 +3,8 @@
 //! Invariants are checked as the world runs: a packet that comes out of a node went in at the node that its source
 //! address names, for that node, and comes out once.
 
+mod regions;
+
 use core::time::Duration;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -196,32 +198,6 @@ impl World {
             mesh.set_members(members, now);
         }
         self.settle(node);
-    }
-
-    /// Tells a node which regions to recognise, and whether it is a border.
-    pub fn set_federation(&mut self, node: usize, federation: Federation) {
-        self.nodes[node].federation = federation.clone();
-        let now = self.now;
-        if let Some(mesh) = &mut self.nodes[node].mesh {
-            mesh.set_federation(federation, now);
-        }
-        self.settle(node);
-    }
-
-    /// Region of a node.
-    pub fn region(&self, node: usize) -> RegionId {
-        self.nodes[node].region
-    }
-
-    /// Lays a wire between two border nodes of two regions; the first one calls the second. Whether it may.
-    pub fn connect_regions(&mut self, caller: usize, called: usize, quality: Quality) -> bool {
-        self.mend(caller, called, quality);
-        self.nodes[caller].border_peers.push(called);
-        let (now, region) = (self.now, self.nodes[called].region);
-        let mesh = self.nodes[caller].mesh.as_mut();
-        let may_call = mesh.is_some_and(|mesh| mesh.add_border_peer(Self::endpoint(called), region, now));
-        self.settle(caller);
-        may_call
     }
 
     /// The next start of a node takes its epoch from a clock that was set anew.
