@@ -112,11 +112,6 @@ impl Mesh {
         self.router.own_grant(now).is_some()
     }
 
-    /// The other regions that are recognised.
-    pub fn recognised_regions(&self) -> impl Iterator<Item = RegionId> {
-        self.recognised.values().map(|known| known.realm.id)
-    }
-
     /// The region with this prefix, if it is the own one or recognised.
     pub(super) fn realm(&self, region: RegionPrefix) -> Option<&Realm> {
         if region == self.prefix { Some(&self.own) } else { self.recognised.get(&region).map(|known| &known.realm) }
