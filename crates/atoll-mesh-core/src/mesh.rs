@@ -384,8 +384,8 @@ impl Mesh {
         self.timers.next()
     }
 
-    /// Whether an underlay address lies within the overlay, of this region or a recognised one: a link through itself would
-    /// feed on itself.
+    /// Whether an underlay address lies within the overlay, of this region or a recognised one: a link through itself
+    /// would feed on itself.
     fn is_inside(&self, ip: IpAddr) -> bool {
         matches!(ip, IpAddr::V6(ip) if self.realm_of(MeshAddr::containing(ip)).is_some())
     }

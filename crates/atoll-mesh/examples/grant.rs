@@ -1,4 +1,5 @@
-//! Signs a border grant: `grant AUTHORITY.key REGION NODE DAYS` prints what goes into `grant` of the node's configuration.
+//! Signs a border grant: `grant AUTHORITY.key REGION NODE DAYS` prints what goes into `grant` of the node's
+//! configuration.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -149,8 +149,8 @@ impl Mesh {
         link.realm.id == self.local.region || link.granted.is_some_and(|granted| granted.until > now)
     }
 
-    /// Whether what came in over a link to another region may go on from here to its target: that carries neither traffic of
-    /// this one, nor, through this one, what was not announced to it.
+    /// Whether what came in over a link to another region may go on from here to its target. The other region carries no
+    /// traffic of this one's nodes to each other, and this one only what it announced.
     pub(super) fn may_enter(&self, id: LinkId, source: MeshAddr, target: MeshAddr, now: Time) -> bool {
         let Some(link) = self.links.get(&id) else { return false };
         let (source, target) = (region_of(source), region_of(target));

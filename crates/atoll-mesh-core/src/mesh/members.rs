@@ -11,8 +11,8 @@ use super::{Link, LinkId, Mesh, Remote};
 use crate::{time::Time, timers::Timer};
 
 impl Mesh {
-    /// Says which nodes of this region may have links and sessions with this one; `None`: all that know the region. Links and sessions
-    /// with others end at once.
+    /// Says which nodes of this region may have links and sessions with this one; `None`: all that know the region. Links
+    /// and sessions with others end at once.
     pub fn set_members(&mut self, members: Option<BTreeSet<NodeId>>, now: Time) {
         self.members = members;
         for link in self.links.values_mut() {
