@@ -38,6 +38,9 @@ pub struct MeshStatus {
 pub struct Peer {
     /// Who it is; absent until its handshake is done.
     pub node: Option<NodeId>,
+    /// Network of its region, a /48, if that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     /// Where its datagrams come from.
     pub endpoint: SocketAddr,
     /// How it was found: `static`, `discovered`, `incoming` or `punched` (a direct way past a relay).
@@ -86,6 +89,9 @@ pub struct RegionRoute {
     pub next_hop: Option<NodeId>,
     /// Cost of the whole path.
     pub metric: u32,
+    /// Number of links up to the border node.
+    #[serde(default)]
+    pub hops: u8,
 }
 
 /// A route that a neighbour told, whether it is used or not.

@@ -81,6 +81,7 @@ pub(crate) struct Accepted<K> {
 /// This node, as a responder.
 pub(crate) struct Host<'a> {
     pub(crate) local: &'a Local,
+    /// For frames to the caller.
     pub(crate) mac: &'a RegionMac,
     pub(crate) sources: &'a mut Sources,
     /// An index that nobody uses.
@@ -185,7 +186,6 @@ impl<K: Caller> Acceptor<K> {
     /// Reads a part of a third message. `None` if no half-open handshake has this index, or the other part is missing.
     pub(crate) fn finish(
         &mut self,
-        local: &Local,
         (index, part): (u32, Part),
         content: &[u8; FINISH_CONTENT_BYTES],
         now: Time,
@@ -193,7 +193,7 @@ impl<K: Caller> Acceptor<K> {
         let (table, at) = [&mut self.strangers, &mut self.proven]
             .into_iter()
             .find_map(|table| table.iter().position(|pending| pending.local_index == index).map(|at| (table, at)))?;
-        let keys = match table[at].responder.read(local.region, part, content).transpose()? {
+        let keys = match table[at].responder.read(part, content).transpose()? {
             Ok(keys) => keys,
             Err(error) => return Some(Err(error)),
         };

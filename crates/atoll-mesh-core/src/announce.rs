@@ -9,6 +9,8 @@ const ANNOUNCEMENT_DOMAIN: &str = "atoll mesh announcement v2";
 const GRANT_DOMAIN: &str = "atoll mesh border grant v1";
 /// Prefix length of a region.
 const REGION_BITS: u8 = 48;
+/// Expiry and signature.
+const GRANT_TEXT_BYTES: usize = 8 + 64;
 
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +43,13 @@ impl Target {
             _ => None,
         }
     }
+}
+
+/// The region in which a network lies.
+pub(crate) fn region_of(network: MeshAddr) -> RegionPrefix {
+    let mut prefix = [0; 6];
+    prefix.copy_from_slice(&network.octets()[..6]);
+    RegionPrefix(prefix)
 }
 
 /// Babel's name of a node (RFC 8966 section 4.1.3): the last 8 octets of its network's address.
@@ -76,9 +85,34 @@ impl Grant {
         keys::verify(authority, GRANT_DOMAIN, &grant_message(self.region, self.node, self.expiry_ms), &self.signature)
     }
 
-    /// As it travels: the border node is named by the update that carries it.
+    /// As it is written in a configuration: expiry and signature, 144 hexadecimal digits.
+    pub fn to_text(&self) -> String {
+        let bytes = self.expiry_ms.to_be_bytes().into_iter().chain(self.signature);
+        bytes.map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Reads what [`Self::to_text`] wrote of a grant for this region and border node; nothing if it is anything else. Who
+    /// signed it is not looked at.
+    pub fn of_text(region: RegionId, node: NodeId, text: &str) -> Option<Self> {
+        let digits = text.as_bytes();
+        if digits.len() != 2 * GRANT_TEXT_BYTES || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+        let bytes = (0..GRANT_TEXT_BYTES).map(|at| byte(2 * at)).collect::<Option<Vec<_>>>()?;
+        let (expiry, signature) = bytes.split_first_chunk()?;
+        let signature = signature.try_into().ok()?;
+        Some(Self { region, node, expiry_ms: u64::from_be_bytes(*expiry), signature })
+    }
+
+    /// As it travels: the border node is named by the update that carries it, or is the neighbour that says hello.
     pub(crate) const fn to_wire(self) -> GrantBytes {
         GrantBytes { region: self.region.0, expiry_ms: self.expiry_ms, signature: self.signature }
+    }
+
+    pub(crate) const fn of_wire(node: NodeId, grant: &GrantBytes) -> Self {
+        let GrantBytes { region, expiry_ms, signature } = *grant;
+        Self { region: RegionId(region), node, expiry_ms, signature }
     }
 }
 
@@ -148,12 +182,7 @@ impl Announcement {
 
     pub(crate) fn of_wire(seqno: u16, origin: &Origin, grant: Option<&GrantBytes>) -> Self {
         let node = NodeId(origin.node);
-        let grant = grant.map(|grant| Grant {
-            region: RegionId(grant.region),
-            node,
-            expiry_ms: grant.expiry_ms,
-            signature: grant.signature,
-        });
+        let grant = grant.map(|grant| Grant::of_wire(node, grant));
         let seqno = origin.epoch << 16 | u64::from(seqno);
         Self { node, seqno, is_retraction: origin.is_retraction, signature: origin.signature, grant }
     }
@@ -211,6 +240,10 @@ mod tests {
         let grant = Grant::sign(&authority, THERE, border.id(), 1000);
         assert!(grant.is_authentic(authority.id()) && !grant.is_authentic(border.id()));
         assert!(!Grant { expiry_ms: 1001, ..grant }.is_authentic(authority.id()));
+        assert_eq!(Grant::of_text(THERE, border.id(), &grant.to_text()), Some(grant));
+        for text in ["", "00", &"+1".repeat(72), &"é".repeat(72), &grant.to_text()[2..]] {
+            assert_eq!(Grant::of_text(THERE, border.id(), text), None, "{text}");
+        }
         assert!(!Grant { node: NodeId([3; 32]), ..grant }.is_authentic(authority.id()));
         let word = Announcement::sign_region(&border, grant, 9, false);
         assert!(word.is_authentic(HERE, Target::Region(RegionPrefix::of(THERE))));

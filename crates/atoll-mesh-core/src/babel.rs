@@ -188,6 +188,8 @@ pub struct Hello {
     pub timestamp_us: Option<u32>,
     /// Own: the sender's end of the link.
     pub link: Option<LinkState>,
+    /// Own: the sender's right to speak for its region, to a neighbour of another one.
+    pub grant: Option<GrantBytes>,
 }
 
 /// The sender's end of a link (sub-TLV 116 of a hello).
@@ -258,7 +260,8 @@ pub struct Origin {
     pub signature: [u8; 64],
 }
 
-/// The right of the originator to announce a whole region (sub-TLV 113 of an update).
+/// The right of the originator to announce a whole region (sub-TLV 113 of an update), or of a neighbour to speak for its
+/// own (of a hello).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GrantBytes {
     /// The region.

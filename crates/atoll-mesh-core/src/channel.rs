@@ -271,7 +271,7 @@ impl Channel {
 
     /// Whether a process with the same identity as `other`, but started later, is alive at the other end.
     pub(crate) fn is_newer_twin_of(&self, other: &Proven, now: Time) -> bool {
-        self.peer.is_some_and(|peer| peer.node == other.node && peer.epoch > other.epoch)
+        self.peer.is_some_and(|peer| peer.is_twin_of(other) && peer.epoch > other.epoch)
             && self.heard.is_some_and(|heard| now.since(heard) < TWIN_KEEP)
     }
 

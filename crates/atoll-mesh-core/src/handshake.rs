@@ -11,7 +11,7 @@
 //!
 //! XX, because neither end knows the other's static key beforehand; what an initiator may know is the mesh address,
 //! and that is checked against the identity which the handshake proves. The proof is the node's Ed25519 signature over
-//! its role, the region, its static key, its epoch, the handshake hash so far and the hash of the KEM key or
+//! its role, its region, its static key, its epoch, the handshake hash so far and the hash of the KEM key or
 //! ciphertext, so that it is fresh and bound to this very handshake. Why so: `docs/rfd/0007-hybrid-handshake.md`.
 //!
 //! The rest of a KEM key or ciphertext is checked by itself against the hash that its head brought sealed. So a forged
@@ -58,7 +58,15 @@ pub(crate) type FinishContents = [Box<[u8; FINISH_CONTENT_BYTES]>; 2];
 
 /// Between whom a handshake is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
+pub(crate) struct Scope {
+    /// Region of the other end.
+    pub(crate) region: RegionId,
+    pub(crate) ends: Ends,
+}
+
+/// What a handshake is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ends {
     /// Between neighbours.
     Link,
     /// Between the two ends of a session.
@@ -91,6 +99,20 @@ pub(crate) struct Sources {
 pub(crate) struct Proven {
     pub(crate) node: NodeId,
     pub(crate) epoch: u64,
+    /// Its region: as it was agreed on beforehand.
+    pub(crate) region: RegionId,
+}
+
+impl Proven {
+    /// Where packets to it go.
+    pub(crate) fn network(&self) -> MeshAddr {
+        MeshAddr::of(self.region, self.node)
+    }
+
+    /// Whether this is the same identity in the same region, be it another process.
+    pub(crate) fn is_twin_of(&self, other: &Self) -> bool {
+        (self.node, self.region) == (other.node, other.region)
+    }
 }
 
 /// What a finished handshake yields.
@@ -129,7 +151,8 @@ impl Local {
     pub(crate) fn initiate(&self, scope: Scope, index: u32, sources: &mut Sources) -> Initiator {
         let ephemeral = KeyPair::new(&sources.secrets.draw());
         Initiator {
-            noise: noise::Initiator::new(&self.prologue(scope, index), ephemeral),
+            noise: noise::Initiator::new(&prologue(scope.ends, (self.region, scope.region), index), ephemeral),
+            region: scope.region,
             progress: InitiatorProgress::Head { early: None },
         }
     }
@@ -142,7 +165,8 @@ impl Local {
         index: u32,
         sources: &mut Sources,
     ) -> Result<(Responder, ResponseContents), HandshakeError> {
-        let noise = noise::Responder::read_first(&self.prologue(scope, remote_index), message);
+        let prologue = prologue(scope.ends, (scope.region, self.region), remote_index);
+        let noise = noise::Responder::read_first(&prologue, message);
         let kem = sources.kem.generate()?;
         let (head, rest) = kem.public.split_at(KEM_KEY_HEAD_BYTES);
         let hash = domain_hash(KEM_KEY_DOMAIN, &[kem.public.as_slice()]).0;
@@ -150,22 +174,7 @@ impl Local {
         let payload = [proof.as_slice(), &index.to_be_bytes(), head, &hash].concat();
         let (noise, second) = noise.write_second(&self.own, KeyPair::new(&sources.secrets.draw()), &payload)?;
         let progress = ResponderProgress::Head { noise, early: None };
-        Ok((Responder { kem: kem.secret, progress }, [boxed(&second)?, boxed(rest)?]))
-    }
-
-    fn prologue(&self, scope: Scope, initiator_index: u32) -> Vec<u8> {
-        let mut prologue = b"atoll mesh v2".to_vec();
-        prologue.extend_from_slice(&self.region.0);
-        prologue.extend_from_slice(&initiator_index.to_be_bytes());
-        match scope {
-            Scope::Link => prologue.push(0),
-            Scope::EndToEnd { initiator, responder } => {
-                prologue.push(1);
-                prologue.extend_from_slice(&initiator.octets());
-                prologue.extend_from_slice(&responder.octets());
-            }
-        }
-        prologue
+        Ok((Responder { kem: kem.secret, region: scope.region, progress }, [boxed(&second)?, boxed(rest)?]))
     }
 
     fn proof(&self, role: u8, hash: &[u8; 32], kem_hash: &[u8; 32]) -> [u8; PROOF_BYTES] {
@@ -178,9 +187,30 @@ impl Local {
     }
 }
 
+/// What both ends take for granted; the regions are the initiator's and the responder's.
+fn prologue(ends: Ends, (caller, called): (RegionId, RegionId), initiator_index: u32) -> Vec<u8> {
+    let mut prologue = b"atoll mesh v2".to_vec();
+    prologue.extend_from_slice(&called.0);
+    prologue.extend_from_slice(&initiator_index.to_be_bytes());
+    match ends {
+        Ends::Link => prologue.push(0),
+        Ends::EndToEnd { initiator, responder } => {
+            prologue.push(1);
+            prologue.extend_from_slice(&initiator.octets());
+            prologue.extend_from_slice(&responder.octets());
+        }
+    }
+    if caller != called {
+        prologue.extend_from_slice(&caller.0);
+    }
+    prologue
+}
+
 /// A handshake that waits for the second message.
 pub(crate) struct Initiator {
     noise: noise::Initiator,
+    /// The responder's.
+    region: RegionId,
     progress: InitiatorProgress,
 }
 
@@ -251,7 +281,7 @@ impl Initiator {
                 Ok(InitiatorStep::Wait)
             }
             (InitiatorProgress::Head { early }, Part::Head) => {
-                let read = HeadRead::parse(&self.noise, local.region, content)?;
+                let read = HeadRead::parse(&self.noise, self.region, content)?;
                 let early = early.take();
                 self.progress = InitiatorProgress::Rest(Box::new(read));
                 // One that does not fit was forged; the genuine one is asked for again.
@@ -313,6 +343,8 @@ impl HeadRead {
 /// A handshake that waits for the third message.
 pub(crate) struct Responder {
     kem: Box<dyn Decapsulate>,
+    /// The initiator's.
+    region: RegionId,
     progress: ResponderProgress,
 }
 
@@ -334,7 +366,6 @@ impl Responder {
     /// Reads a part of the third message; the keys, if everything is there. On failure the handshake goes on waiting.
     pub(crate) fn read(
         &mut self,
-        region: RegionId,
         part: Part,
         content: &[u8; FINISH_CONTENT_BYTES],
     ) -> Result<Option<Keys>, HandshakeError> {
@@ -344,7 +375,7 @@ impl Responder {
                 Ok(None)
             }
             (ResponderProgress::Head { noise, early }, Part::Head) => {
-                let read = ThirdRead::parse(noise, region, content)?;
+                let read = ThirdRead::parse(noise, self.region, content)?;
                 let early = early.take();
                 self.progress = ResponderProgress::Rest(Box::new(read));
                 Ok(early.and_then(|rest| self.finish(&rest).ok()))
@@ -415,7 +446,11 @@ fn check(
     let signature: &[u8; 64] = signature.try_into().map_err(|_| HandshakeError)?;
     let (node, epoch) = (NodeId(*node), u64::from_be_bytes(*epoch));
     let message = proof_message(role, region, remote_static, epoch, hash, kem_hash);
-    if keys::verify(node, PROOF_DOMAIN, &message, signature) { Ok(Proven { node, epoch }) } else { Err(HandshakeError) }
+    if keys::verify(node, PROOF_DOMAIN, &message, signature) {
+        Ok(Proven { node, epoch, region })
+    } else {
+        Err(HandshakeError)
+    }
 }
 
 fn proof_message(

@@ -82,6 +82,8 @@ pub const ORIGINS_MAX: usize = 8192;
 pub const REGIONS_MAX: usize = 4096;
 /// Border nodes of one region that are told apart.
 pub const BORDERS_MAX: usize = 8;
+/// Grants of neighbours of other regions that are checked per second, over all links.
+pub const GRANT_CHECKS_PER_SECOND_MAX: u32 = 50;
 /// Datagrams that wait to be sent; more are dropped as a full queue of a router would.
 pub const TRANSMITS_MAX: usize = 4096;
 /// Packets that wait to be written to the TUN device.

@@ -283,6 +283,7 @@ impl Liveness {
             interval_cs: 0,
             timestamp_us: Some(low_us(now)),
             link: Some(link),
+            grant: None,
         };
         let last = self.last_hello.filter(|(_, at)| now.since(*at) < ECHO_MAX);
         let ihu = Ihu {

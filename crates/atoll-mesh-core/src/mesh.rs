@@ -2,6 +2,7 @@
 
 pub(crate) mod data;
 mod exits;
+mod federation;
 mod handshakes;
 pub(crate) mod held;
 mod links;
@@ -33,8 +34,9 @@ use crate::{
     handshake::{Local, Sources},
     kem::Kem,
     limits::{
-        DISCOVERED_LINKS_MAX, EVENTS_MAX, HANDSHAKE_ANSWERS_PER_SECOND_MAX, HINTS_PER_SECOND_MAX, ICMP_PER_SECOND_MAX,
-        LINKS_MAX, PACKETS_MAX, REFUSAL_EVENTS_PER_SECOND_MAX, REKEY_AFTER, REKEY_AFTER_MESSAGES, TRANSMITS_MAX,
+        DISCOVERED_LINKS_MAX, EVENTS_MAX, GRANT_CHECKS_PER_SECOND_MAX, HANDSHAKE_ANSWERS_PER_SECOND_MAX,
+        HINTS_PER_SECOND_MAX, ICMP_PER_SECOND_MAX, LINKS_MAX, PACKETS_MAX, REFUSAL_EVENTS_PER_SECOND_MAX, REKEY_AFTER,
+        REKEY_AFTER_MESSAGES, TRANSMITS_MAX,
     },
     queue::FairQueue,
     rate::RateLimit,
@@ -42,9 +44,10 @@ use crate::{
     secrets::Secrets,
     time::Time,
     timers::{Timer, Timers},
-    wire::{Frame, RegionMac, WireError, handshake::RefuseReason},
+    wire::{Frame, WireError, handshake::RefuseReason},
 };
 use data::Received;
+use federation::{Realm, Recognised};
 use links::Link;
 use remotes::Remote;
 use status::Counters;
@@ -174,7 +177,10 @@ pub enum Event {
 /// A node of the mesh.
 pub struct Mesh {
     local: Local,
-    mac: RegionMac,
+    /// The own region.
+    own: Realm,
+    /// Other regions that are recognised.
+    recognised: BTreeMap<RegionPrefix, Recognised>,
     network: MeshAddr,
     prefix: RegionPrefix,
     tuning: Tuning,
@@ -206,6 +212,8 @@ pub struct Mesh {
     answer_rate: RateLimit,
     refusal_rate: RateLimit,
     hint_rate: RateLimit,
+    /// Checks of neighbours' grants.
+    grant_rate: RateLimit,
     icmp_rate: RateLimit,
     counters: Counters,
 }
@@ -225,7 +233,8 @@ impl Mesh {
         Self {
             router: Router::new(RouterSettings { secret: secret.clone(), region, calendar_ms: epoch }, now),
             local: Local::new(secret, region, epoch),
-            mac: RegionMac::of(region),
+            own: Realm::towards(region, region),
+            recognised: BTreeMap::new(),
             network,
             prefix: RegionPrefix::of(region),
             tuning,
@@ -250,6 +259,7 @@ impl Mesh {
             answer_rate: RateLimit::new(HANDSHAKE_ANSWERS_PER_SECOND_MAX, now),
             refusal_rate: RateLimit::new(REFUSAL_EVENTS_PER_SECOND_MAX, now),
             hint_rate: RateLimit::new(HINTS_PER_SECOND_MAX, now),
+            grant_rate: RateLimit::new(GRANT_CHECKS_PER_SECOND_MAX, now),
             icmp_rate: RateLimit::new(ICMP_PER_SECOND_MAX, now),
             counters: Counters::default(),
         }
@@ -266,7 +276,8 @@ impl Mesh {
         if self.is_inside(endpoint.ip()) {
             return false;
         }
-        let known = self.links.iter().find(|(_, link)| link.is_at(endpoint)).map(|(id, _)| *id);
+        let own = |link: &Link| link.realm.id == self.own.id;
+        let known = self.links.iter().find(|(_, link)| link.is_at(endpoint) && own(link)).map(|(id, _)| *id);
         if let Some(id) = known {
             if let Some(link) = self.links.get_mut(&id) {
                 link.promote(endpoint, origin);
@@ -278,7 +289,7 @@ impl Mesh {
         if self.links.len() >= LINKS_MAX || (origin == Origin::Discovered && discovered() >= DISCOVERED_LINKS_MAX) {
             return false;
         }
-        let id = self.insert_link(endpoint, origin, now);
+        let id = self.insert_link(endpoint, origin, self.own.clone(), now);
         self.timers.set(Timer::Link(id), Some(now));
         true
     }
@@ -324,7 +335,7 @@ impl Mesh {
     /// The same for a datagram whose own IP header has these congestion bits.
     pub fn handle_datagram_ecn(&mut self, from: SocketAddr, ecn: Ecn, data: &mut [u8], now: Time) -> Received {
         self.counters.rx_datagrams += 1;
-        match self.mac.parse(data) {
+        match self.own.mac.parse(data) {
             Ok(Frame::Data { receiver, counter }) => {
                 return self.handle_data(from, (receiver, counter), ecn, data, now);
             }
@@ -377,9 +388,10 @@ impl Mesh {
         self.timers.next()
     }
 
-    /// Whether an underlay address lies within this region's overlay: a link through itself would feed on itself.
+    /// Whether an underlay address lies within the overlay, of this region or a recognised one: a link through itself
+    /// would feed on itself.
     fn is_inside(&self, ip: IpAddr) -> bool {
-        matches!(ip, IpAddr::V6(ip) if self.prefix.contains(ip))
+        matches!(ip, IpAddr::V6(ip) if self.realm_of(MeshAddr::containing(ip)).is_some())
     }
 
     fn transmit(&mut self, to: SocketAddr, data: Vec<u8>) {

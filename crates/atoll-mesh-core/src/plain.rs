@@ -101,6 +101,8 @@ pub struct PlainRouter {
     seqno_changed: Option<Time>,
     network: MeshAddr,
     region: Prefix,
+    /// Networks of other regions that the mesh reaches.
+    others: Vec<Prefix>,
     interfaces: BTreeMap<u32, Interface>,
     neighbours: Neighbours,
     entries: BTreeMap<Prefix, Entry>,
@@ -143,6 +145,7 @@ impl PlainRouter {
             seqno_changed: None,
             network,
             region: Prefix::new(RegionPrefix(region).network(), 48).expect("48 is at most 128"),
+            others: Vec::new(),
             interfaces: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             entries: BTreeMap::new(),
@@ -154,6 +157,11 @@ impl PlainRouter {
             answers: RateLimit::new(PLAIN_ANSWERS_PER_SECOND_MAX, now),
             outbox: VecDeque::new(),
         }
+    }
+
+    /// Names the networks of other regions, which are reached through the mesh: nothing within them is learned.
+    pub fn set_other_regions(&mut self, others: Vec<Prefix>) {
+        self.others = others;
     }
 
     /// Starts to use an interface, or learns its addresses anew.
@@ -291,6 +299,7 @@ impl PlainRouter {
         let is_own = self.network.contains(address) && prefix.length() > MeshAddr::PREFIX_LEN;
         !is_special
             && (is_own || !self.region.covers(prefix))
+            && !self.others.iter().any(|other| other.covers(prefix))
             && !self.own.contains_key(&prefix)
             && interface.config.accept.iter().any(|accepted| accepted.covers(prefix))
     }

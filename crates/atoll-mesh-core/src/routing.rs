@@ -27,7 +27,7 @@ use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId, RegionPrefix};
 
 use crate::{
     LinkId,
-    announce::{Announcement, Target},
+    announce::{Announcement, Target, region_of},
     babel::Writer,
     limits::{ORIGIN_KEEP, VERIFICATIONS_PER_SECOND_MAX},
     rate::RateLimit,
@@ -151,7 +151,12 @@ impl Router {
 
     /// Learns which regions to believe, and whether this node is a border of its own.
     pub fn set_federation(&mut self, federation: Federation, now: Time) {
-        self.federation = federation;
+        let before = core::mem::replace(&mut self.federation, federation);
+        self.forget_changed(&before, now);
+        if before.grant.is_some() && before.grant != self.federation.grant {
+            // A word under a number that is known already would not be passed on.
+            self.seqno = self.seqno.saturating_add(1);
+        }
         let removed: Vec<_> = self.own.keys().copied().collect();
         self.sign_own();
         for target in removed {
@@ -300,10 +305,8 @@ impl Router {
     }
 
     fn target_of(&self, network: MeshAddr) -> Target {
-        let octets = network.octets();
-        let mut prefix = [0; 6];
-        prefix.copy_from_slice(&octets[..6]);
-        if RegionPrefix(prefix) == self.prefix { Target::Node(network) } else { Target::Region(RegionPrefix(prefix)) }
+        let region = region_of(network);
+        if region == self.prefix { Target::Node(network) } else { Target::Region(region) }
     }
 
     /// Signs what this node announces itself, under the number of now.

@@ -72,6 +72,7 @@ fn all() -> Vec<Tlv> {
             interval_cs: 0,
             timestamp_us: Some(0x0a0b_0c0d),
             link: Some(LinkState { is_probe: true, generation: 5, capacity: 17 }),
+            grant: None,
         }),
         Tlv::Ihu(Ihu {
             address: None,
@@ -118,7 +119,7 @@ fn body(text: &str) -> Result<Vec<Tlv>, BabelError> {
 #[test]
 fn each_tlv_of_the_rfcs_is_understood() {
     let hello = |seqno, timestamp_us| {
-        Tlv::Hello(Hello { is_unicast: false, seqno, interval_cs: 400, timestamp_us, link: None })
+        Tlv::Hello(Hello { is_unicast: false, seqno, interval_cs: 400, timestamp_us, link: None, grant: None })
     };
     assert_eq!(body("00 01020000 0406 0000 0102 0190"), Ok(vec![hello(0x102, None)]));
     assert_eq!(body("040c 0000 0103 0190 0304 00000007"), Ok(vec![hello(0x103, Some(7))]));
@@ -286,14 +287,9 @@ const EPOCHS: core::ops::Range<u64> = 0..1 << 48;
 fn updates() -> impl Strategy<Value = Tlv> {
     let origin = (any::<[u8; 32]>(), EPOCHS, any::<bool>(), signatures())
         .prop_map(|(node, epoch, is_retraction, signature)| Origin { node, epoch, is_retraction, signature });
-    let grant = (any::<[u8; 32]>(), any::<u64>(), signatures()).prop_map(|(region, expiry_ms, signature)| GrantBytes {
-        region,
-        expiry_ms,
-        signature,
-    });
     let path = (any::<u16>(), any::<u8>()).prop_map(|(mtu, hops)| Path { mtu, hops });
     let base = (prefixes(), router_ids(), 1u16.., any::<u16>(), prop_oneof![Just(INFINITY), any::<u16>()]);
-    (base, prop::option::of(origin), prop::option::of(grant), prop::option::of(path)).prop_map(
+    (base, prop::option::of(origin), prop::option::of(grants()), prop::option::of(path)).prop_map(
         |((prefix, router_id, interval_cs, seqno, metric), origin, grant, path)| {
             let own = prefix.address().octets();
             // Often the name that follows from the prefix.
@@ -304,6 +300,14 @@ fn updates() -> impl Strategy<Value = Tlv> {
             Tlv::Update(Box::new(Update { interval_cs, origin, grant, path, ..update }))
         },
     )
+}
+
+fn grants() -> impl Strategy<Value = GrantBytes> {
+    (any::<[u8; 32]>(), any::<u64>(), signatures()).prop_map(|(region, expiry_ms, signature)| GrantBytes {
+        region,
+        expiry_ms,
+        signature,
+    })
 }
 
 fn tlvs() -> impl Strategy<Value = Tlv> {
@@ -321,15 +325,22 @@ fn tlvs() -> impl Strategy<Value = Tlv> {
         (any::<u16>(), 1u16.., prop::option::of(batch))
             .prop_map(|(opaque, interval_cs, batch)| Tlv::AckRequest(AckRequest { opaque, interval_cs, batch })),
         (any::<u16>(), prop::option::of(any::<u32>())).prop_map(|(opaque, number)| Tlv::Ack(Ack { opaque, number })),
-        (any::<bool>(), any::<u16>(), any::<u16>(), prop::option::of(any::<u32>()), prop::option::of(link)).prop_map(
-            |(is_unicast, seqno, interval_cs, timestamp_us, link)| Tlv::Hello(Hello {
+        (
+            any::<bool>(),
+            any::<u16>(),
+            any::<u16>(),
+            prop::option::of(any::<u32>()),
+            prop::option::of(link),
+            prop::option::of(grants())
+        )
+            .prop_map(|(is_unicast, seqno, interval_cs, timestamp_us, link, grant)| Tlv::Hello(Hello {
                 is_unicast,
                 seqno,
                 interval_cs,
                 timestamp_us,
-                link
-            })
-        ),
+                link,
+                grant
+            })),
         (prop::option::of(address.clone()), any::<u16>(), 1u16.., prop::option::of(echo))
             .prop_map(|(address, rxcost, interval_cs, echo)| Tlv::Ihu(Ihu { address, rxcost, interval_cs, echo })),
         address.prop_map(Tlv::NextHop),

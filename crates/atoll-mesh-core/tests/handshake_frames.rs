@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use atoll_base::RegionId;
+use atoll_base::{RegionId, RegionPrefix};
 use atoll_mesh_core::wire::{
     Frame, RegionMac, WireError,
     handshake::{
@@ -13,6 +13,7 @@ use atoll_mesh_core::wire::{
 use proptest::prelude::*;
 
 const REGION: RegionId = RegionId([7; 32]);
+const OTHER: RegionId = RegionId([8; 32]);
 
 /// Compares with the file of this name. `ATOLL_GOLDEN=write` writes the file instead, which is a decision, not a fix.
 fn golden(name: &str, frame: &[u8]) {
@@ -84,11 +85,36 @@ fn what_is_built_is_what_is_parsed() {
     assert_eq!(rest, expected.map(Frame::Handshake));
 }
 
+/// A first message from one region to another names the caller's; nothing else differs.
+#[test]
+fn a_caller_of_another_region_is_named_in_its_first_message() {
+    let build = |mac: &RegionMac| mac.init(Part::Head, 5, &[0xee; 32], None);
+    let within = RegionMac::towards(REGION, REGION);
+    assert_eq!(build(&within), frames()[0].1, "within a region nobody is named");
+    let across = RegionMac::towards(REGION, OTHER);
+    let frame = build(&across);
+    golden("init-region", &frame);
+    let Ok(HandshakeFrame::Init(init)) = within.parse_handshake(&frame) else { panic!("a first message") };
+    assert_eq!((init.caller, init.sender, init.noise), (Some(RegionPrefix::of(OTHER)), 5, &[0xee; 32]));
+    assert_eq!(RegionMac::of(OTHER).parse(&frame).err(), Some(WireError::Region), "the receiver's check counts");
+    for (answer, plain) in
+        [(across.unknown(9), within.unknown(9)), (across.probe(true, [1; 8]), within.probe(true, [1; 8]))]
+    {
+        assert_eq!(answer, plain);
+    }
+    // What is no region's prefix is no name of one.
+    let mut odd = RegionId([9; 32]);
+    odd.0[..5].fill(0);
+    let named = build(&RegionMac::towards(REGION, odd));
+    let Ok(HandshakeFrame::Init(init)) = within.parse_handshake(&named) else { panic!("a first message") };
+    assert_eq!(init.caller, Some(RegionPrefix([0xfd, 0, 0, 0, 0, 0])));
+}
+
 proptest! {
     #[test]
     fn an_altered_frame_is_not_of_this_region(which in 0usize..8, at: prop::sample::Index, bit in 0u8..8) {
         let (_, mut frame) = frames().swap_remove(which);
-        prop_assert!(RegionMac::of(RegionId([8; 32])).parse(&frame).is_err());
+        prop_assert!(RegionMac::of(OTHER).parse(&frame).is_err());
         let at = at.index(frame.len());
         frame[at] ^= 1 << bit;
         // In the first byte another kind may be named, of another length, or one under a link's keys, without this check.

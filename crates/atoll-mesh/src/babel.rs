@@ -62,6 +62,7 @@ impl Babel {
         interfaces: Vec<Plain>,
         region: RegionId,
         node: NodeId,
+        others: &[Ipv6Addr],
     ) -> Result<Option<Self>, MeshError> {
         if interfaces.is_empty() {
             return Ok(None);
@@ -83,7 +84,8 @@ impl Babel {
         let kernel = Kernel { links, table: table_changes, installed: BTreeMap::new(), losses: 0 };
         let start = Instant::now();
         let settings = PlainSettings { router_id: router_id(region, node), seqno: first_seqno(), network };
-        let router = PlainRouter::new(settings, Time::ZERO);
+        let mut router = PlainRouter::new(settings, Time::ZERO);
+        router.set_other_regions(others.iter().filter_map(|network| Prefix::new(*network, 48)).collect());
         let watch = LinkWatch::here()?;
         let task = Task { router, socket, start, watch, interfaces, up: BTreeMap::new(), table, problem };
         let (stop, stopped) = oneshot::channel();

@@ -3,6 +3,7 @@
 mod exit;
 mod open;
 mod plain;
+mod regions;
 
 use std::{
     fmt,
@@ -20,6 +21,8 @@ pub use exit::{Allow, AllowAll, ExitConfig, ExitOffer};
 pub(crate) use open::Open;
 pub(crate) use plain::Plain;
 pub use plain::{Announce, BabelConfig};
+pub(crate) use regions::Others;
+pub use regions::RegionConfig;
 
 /// Configuration of the mesh daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,6 +57,13 @@ pub struct Config {
     /// The exit over which this machine reaches the Internet, or for whom it is one itself; absent: neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<ExitConfig>,
+    /// By what right this node speaks for its region to others: expiry and signature of the region's authority, 144
+    /// hexadecimal digits. Absent: it is no border node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<String>,
+    /// Other regions that are recognised; none: traffic stays in the own one.
+    #[serde(default)]
+    pub regions: Vec<RegionConfig>,
 }
 
 /// A configuration that cannot be used.
@@ -122,6 +132,17 @@ pub enum ConfigError {
         /// What is wrong with it, and what to do.
         why: &'static str,
     },
+    /// Another region cannot be used.
+    #[error("`regions` cannot use the region {region}: {why}")]
+    Region {
+        /// Its id.
+        region: RegionId,
+        /// What is wrong with it, and what to do.
+        why: &'static str,
+    },
+    /// The own grant is not one.
+    #[error("`grant` is not a border grant: it has 144 hexadecimal digits; ask the region's authority for it")]
+    Grant,
     /// A prefix of a plain interface cannot be used.
     #[error("'{prefix}' in `accept` is not a prefix to learn: {why}; write address/length, such as fd01::/16")]
     Accept {
@@ -182,6 +203,11 @@ impl Config {
             std::fs::read_to_string(&self.identity).map_err(|source| ConfigError::ReadKey { path: path(), source })?;
         let secret = NodeSecret::from_text(&text).map_err(|source| ConfigError::BadKey { path: path(), source })?;
         Ok((secret, peers))
+    }
+
+    /// Parses the other regions; `node` is this node.
+    pub(crate) fn check_regions(&self, node: NodeId) -> Result<Others, ConfigError> {
+        regions::check(self, node)
     }
 
     /// Parses the plain interfaces.

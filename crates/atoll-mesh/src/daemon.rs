@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use atoll_base::{MeshAddr, NodeId};
+use atoll_base::{MeshAddr, NodeId, RegionId, RegionPrefix};
 use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Time, beacon::Beacon};
 use atoll_os::{
     link::detour::DETOUR_MARK,
@@ -39,13 +39,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let plain = config.check_babel(MeshAddr::of(config.region, node))?;
     let open = config.check_open()?;
     let exit = config.check_exit(node)?;
+    let others = config.check_regions(node)?;
     let listener = api::listen(&config.socket).await?;
     let mark = matches!(exit, Some(Exit::Use(_))).then_some(DETOUR_MARK);
     let (udp, is_ipv6) = open_udp(config.listen, mark)?;
     let discovery = Discovery::open(config.discovery.clone())?;
-    let babel = Babel::start(plain, config.region, node).await?;
-    let mesh = setup::mesh(&config, secret, exit.as_ref());
-    let tun = setup::device(&config, mesh.network()).await?;
+    let other_networks: Vec<_> = others.ids.iter().map(|id| RegionPrefix::of(*id).network()).collect();
+    let babel = Babel::start(plain, config.region, node, &other_networks).await?;
+    let mesh = setup::mesh(&config, secret, exit.as_ref(), others.federation);
+    let tun = setup::device(&config, mesh.network(), &other_networks).await?;
     let io = Io::new(udp, is_ipv6, tun)?;
     let watch = LinkWatch::here()?;
     // Nothing comes out of the mesh before the loop below.
@@ -67,9 +69,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let server = tokio::spawn(server.into_future());
 
     let (found, endpoints) = mpsc::channel(REQUESTS_MAX);
-    let resolver = tokio::spawn(resolve(peers.clone(), found));
-    let peers =
-        peers.into_iter().map(|peer| StaticPeer { peer, endpoint: None, silent_since: Instant::now() }).collect();
+    let peers: Vec<_> = peers.into_iter().map(|peer| (peer, None)).collect();
+    let borders = others.peers.into_iter().map(|(peer, region)| (peer, Some(region)));
+    let peers: Vec<_> = peers.into_iter().chain(borders).map(StaticPeer::new).collect();
+    let resolver = tokio::spawn(resolve(peers.iter().map(|peer| peer.peer.clone()).collect(), found));
     let socket = config.socket.clone();
     let mut daemon = Daemon {
         config,
@@ -120,8 +123,16 @@ struct Daemon {
 
 struct StaticPeer {
     peer: Peer,
+    /// Its region, if it is another.
+    region: Option<RegionId>,
     endpoint: Option<SocketAddr>,
     silent_since: Instant,
+}
+
+impl StaticPeer {
+    fn new((peer, region): (Peer, Option<RegionId>)) -> Self {
+        Self { peer, region, endpoint: None, silent_since: Instant::now() }
+    }
 }
 
 impl Daemon {
@@ -301,7 +312,10 @@ impl Daemon {
         if let Some(old) = peer.endpoint.replace(endpoint) {
             self.mesh.remove_peer(old, now);
         }
-        self.mesh.add_peer(endpoint, Origin::Static, now);
+        match peer.region {
+            None => self.mesh.add_peer(endpoint, Origin::Static, now),
+            Some(region) => self.mesh.add_border_peer(endpoint, region, now),
+        };
     }
 
     /// Sends a beacon on every interface. Whether somebody is missing: no neighbour answers, or an interface is not

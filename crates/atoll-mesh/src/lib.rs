@@ -20,7 +20,7 @@ mod metrics;
 mod send;
 mod stuck;
 
-pub use config::{Allow, AllowAll, Announce, BabelConfig, Config, ConfigError, ExitConfig, ExitOffer};
+pub use config::{Allow, AllowAll, Announce, BabelConfig, Config, ConfigError, ExitConfig, ExitOffer, RegionConfig};
 pub use daemon::run;
 
 use std::{net::SocketAddr, path::PathBuf};

@@ -25,6 +25,8 @@ pub const HOLD_KEEP: Duration = Duration::from_secs(1);
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Static peers in a configuration.
 pub const PEERS_MAX: usize = 64;
+/// Other regions in a configuration.
+pub const REGIONS_MAX: usize = atoll_mesh_core::limits::REGIONS_MAX;
 /// Members in a configuration.
 pub const MEMBERS_MAX: usize = 10_000;
 /// Entries of what is open to the mesh.

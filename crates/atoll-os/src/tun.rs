@@ -165,16 +165,18 @@ impl Tun {
         links.ensure_gso_max(name, SUPER_PACKET_BYTES_MAX).await?;
         links.ensure_up(name).await?;
         links.ensure_address(name, config.address.into(), 128).await?;
-        let region = Route {
-            destination: config.region.into(),
-            prefix_len: 48,
-            via: None,
-            link: name.clone(),
-            source: Some(config.address.into()),
-        };
-        links.ensure_route(&region).await?;
+        links.ensure_route(&region_route(&config, config.region)).await?;
         change_unreachable(config.network, Change::Ensure).await?;
         Ok(Self { fd, config, takes_udp_segments })
+    }
+
+    /// Routes the networks of other regions, a /48 each, to the device too. They vanish with it.
+    pub async fn route_regions(&self, regions: &[Ipv6Addr]) -> Result<(), TunError> {
+        let links = Links::here()?;
+        for region in regions {
+            links.ensure_route(&region_route(&self.config, *region)).await?;
+        }
+        Ok(())
     }
 
     /// Name of the interface.
@@ -213,6 +215,16 @@ impl Tun {
 /// Index of a network interface of this namespace; nothing if there is none of this name.
 pub fn interface_index(name: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(name).ok()
+}
+
+fn region_route(config: &TunConfig, region: Ipv6Addr) -> Route {
+    Route {
+        destination: region.into(),
+        prefix_len: 48,
+        via: None,
+        link: config.name.clone(),
+        source: Some(config.address.into()),
+    }
 }
 
 enum Change {

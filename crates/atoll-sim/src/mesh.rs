@@ -3,6 +3,8 @@
 //! Invariants are checked as the world runs: a packet that comes out of a node went in at the node that its source
 //! address names, for that node, and comes out once.
 
+mod regions;
+
 use core::time::Duration;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +12,7 @@ use std::{
 };
 
 use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId};
-use atoll_mesh_core::{Event, Mesh, Origin, Received, Settings, Time, Tuning};
+use atoll_mesh_core::{Event, Mesh, Origin, Received, Settings, Time, Tuning, routing::Federation};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 
@@ -67,6 +69,9 @@ struct Node {
     network: MeshAddr,
     mesh: Option<Mesh>,
     peers: Vec<usize>,
+    /// Border nodes of other regions that it calls.
+    border_peers: Vec<usize>,
+    federation: Federation,
     epoch: u64,
 }
 
@@ -135,7 +140,16 @@ impl World {
         let index = self.nodes.len();
         let secret = NodeSecret::from_seed(self.rng.random());
         let network = MeshAddr::of(region, secret.id());
-        self.nodes.push(Node { secret, region, network, mesh: None, peers: Vec::new(), epoch: 1_000_000 });
+        self.nodes.push(Node {
+            secret,
+            region,
+            network,
+            mesh: None,
+            peers: Vec::new(),
+            border_peers: Vec::new(),
+            federation: Federation::default(),
+            epoch: EPOCH_MS,
+        });
         self.start(index);
         index
     }
@@ -143,13 +157,15 @@ impl World {
     /// Adds a node with the key of another, as if the key had been copied; its number.
     pub fn add_twin(&mut self, of: usize) -> usize {
         let index = self.nodes.len();
-        let Node { secret, region, network, epoch, .. } = &self.nodes[of];
+        let Node { secret, region, network, federation, epoch, .. } = &self.nodes[of];
         let twin = Node {
             secret: secret.clone(),
             region: *region,
             network: *network,
             mesh: None,
             peers: Vec::new(),
+            border_peers: Vec::new(),
+            federation: federation.clone(),
             epoch: epoch + 500,
         };
         self.nodes.push(twin);
@@ -272,10 +288,15 @@ impl World {
             tuning,
         };
         let mut mesh = Mesh::new(settings, now);
+        mesh.set_federation(node.federation.clone(), now);
         for peer in &node.peers {
             mesh.add_peer(Self::endpoint(*peer), Origin::Static, now);
         }
-        node.mesh = Some(mesh);
+        let borders = node.border_peers.clone();
+        for border in borders {
+            mesh.add_border_peer(Self::endpoint(border), self.nodes[border].region, now);
+        }
+        self.nodes[index].mesh = Some(mesh);
         self.settle(index);
     }
 
@@ -475,6 +496,8 @@ impl World {
     }
 }
 
+/// Calendar at the first start of a node, in milliseconds.
+pub const EPOCH_MS: u64 = 1_000_000;
 /// The region of the tests.
 pub const REGION: RegionId = RegionId([0xab; 32]);
 /// What a wire carries: Ethernet, over IPv4 and UDP.

@@ -128,10 +128,7 @@ fn update_sub(update: &mut Update, kind: u8, value: &mut Reader<'_>) -> Result<b
                 signature: value.take()?,
             });
         }
-        sub::GRANT => {
-            update.grant =
-                Some(GrantBytes { region: value.take()?, expiry_ms: value.u64()?, signature: value.take()? });
-        }
+        sub::GRANT => update.grant = Some(grant(value)?),
         sub::PATH => update.path = Some(Path { mtu: value.u16()?, hops: value.byte()? }),
         _ => return Ok(false),
     }
@@ -169,7 +166,7 @@ fn ack(mut value: Reader<'_>) -> Result<Option<Tlv>, BabelError> {
 fn hello(mut value: Reader<'_>) -> Result<Option<Tlv>, BabelError> {
     let is_unicast = value.u16()? & FLAG_UNICAST != 0;
     let (seqno, interval_cs) = (value.u16()?, value.u16()?);
-    let mut hello = Hello { is_unicast, seqno, interval_cs, timestamp_us: None, link: None };
+    let mut hello = Hello { is_unicast, seqno, interval_cs, timestamp_us: None, link: None, grant: None };
     let is_ours = subs(value, |kind, value| match kind {
         // May grow at its end in later versions of its RFC.
         sub::TIMESTAMP => {
@@ -180,9 +177,17 @@ fn hello(mut value: Reader<'_>) -> Result<Option<Tlv>, BabelError> {
             hello.link = Some(LinkState { is_probe: value.bit()?, generation: value.u32()?, capacity: value.byte()? });
             value.end()
         }
+        sub::GRANT => {
+            hello.grant = Some(grant(value)?);
+            value.end()
+        }
         _ => Ok(false),
     })?;
     Ok(is_ours.then_some(Tlv::Hello(hello)))
+}
+
+fn grant(value: &mut Reader<'_>) -> Result<GrantBytes, BabelError> {
+    Ok(GrantBytes { region: value.take()?, expiry_ms: value.u64()?, signature: value.take()? })
 }
 
 fn ihu(mut value: Reader<'_>) -> Result<Option<Tlv>, BabelError> {

@@ -1,8 +1,8 @@
 //! Building packets.
 
 use super::{
-    FLAG_PREFIX, FLAG_ROUTER_ID, FLAG_UNICAST, HEADER_BYTES, INFINITY, MAGIC, Prefix, RouterId, SeqnoRequest, Tlv,
-    Update, VERSION, ae, router_id_of, sub, tlv,
+    FLAG_PREFIX, FLAG_ROUTER_ID, FLAG_UNICAST, GrantBytes, HEADER_BYTES, INFINITY, MAGIC, Prefix, RouterId,
+    SeqnoRequest, Tlv, Update, VERSION, ae, router_id_of, sub, tlv,
 };
 use crate::limits::CONTROL_BYTES_MAX;
 
@@ -76,6 +76,9 @@ impl Writer {
                     let flags = u8::from(link.is_probe);
                     sub_tlv(out, sub::LINK, &[&[flags], &link.generation.to_be_bytes(), &[link.capacity]]);
                 }
+                if let Some(grant) = &hello.grant {
+                    write_grant(out, grant);
+                }
             }),
             Tlv::Ihu(ihu) => self.tlv(tlv::IHU, |out| {
                 let address = ihu.address.map(|address| address.octets());
@@ -136,7 +139,7 @@ impl Writer {
                 sub_tlv(out, sub::ORIGIN, &[&origin.node, epoch, &[u8::from(origin.is_retraction)], &origin.signature]);
             }
             if let Some(grant) = &update.grant {
-                sub_tlv(out, sub::GRANT, &[&grant.region, &grant.expiry_ms.to_be_bytes(), &grant.signature]);
+                write_grant(out, grant);
             }
             if let Some(path) = update.path {
                 sub_tlv(out, sub::PATH, &[&path.mtu.to_be_bytes(), &[path.hops]]);
@@ -171,6 +174,10 @@ fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
     for part in parts {
         out.extend_from_slice(part);
     }
+}
+
+fn write_grant(out: &mut Vec<u8>, grant: &GrantBytes) {
+    sub_tlv(out, sub::GRANT, &[&grant.region, &grant.expiry_ms.to_be_bytes(), &grant.signature]);
 }
 
 fn sub_tlv(out: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {

@@ -6,15 +6,17 @@ use super::*;
 use crate::kem::{AwsLcKem, KemError, KemPair};
 
 const REGION: RegionId = RegionId([7; 32]);
+const OTHER: RegionId = RegionId([8; 32]);
+const LINK: Scope = Scope { region: REGION, ends: Ends::Link };
 
 struct End {
     local: Local,
     sources: Sources,
 }
 
-fn end(seed: u8) -> End {
+fn end(seed: u8, region: RegionId) -> End {
     let (secrets, _) = Secrets::new(&[seed; 32]);
-    let local = Local::new(NodeSecret::from_seed([seed; 32]), REGION, u64::from(seed));
+    let local = Local::new(NodeSecret::from_seed([seed; 32]), region, u64::from(seed));
     End { local, sources: Sources { secrets, kem: Box::new(AwsLcKem) } }
 }
 
@@ -26,9 +28,11 @@ struct Pair {
     second: ResponseContents,
 }
 
+/// The scope names the region of the second node, which is called by the first.
 fn pair(scope: Scope) -> Pair {
-    let (mut a, mut b) = (end(1), end(2));
+    let (mut a, mut b) = (end(1, REGION), end(2, scope.region));
     let initiator = a.local.initiate(scope, 11, &mut a.sources);
+    let scope = Scope { region: REGION, ..scope };
     let (responder, second) =
         b.local.respond(scope, (11, initiator.first()), 22, &mut b.sources).expect("a genuine first message");
     Pair { a, b, initiator, responder, second }
@@ -47,7 +51,7 @@ impl Pair {
     }
 
     fn read_third(&mut self, part: Part, content: &[u8; FINISH_CONTENT_BYTES]) -> Option<Keys> {
-        self.responder.read(self.b.local.region, part, content).ok().flatten()
+        self.responder.read(part, content).ok().flatten()
     }
 }
 
@@ -64,9 +68,11 @@ proptest! {
     #[test]
     fn forged_and_reordered_parts_spoil_nothing(
         rest_first: [bool; 2],
+        is_between_regions: bool,
         forged in prop::collection::vec((any::<bool>(), any::<usize>(), 0u8..8), 0..6),
     ) {
-        let mut pair = pair(Scope::Link);
+        let region = if is_between_regions { OTHER } else { REGION };
+        let mut pair = pair(Scope { region, ends: Ends::Link });
         let order = |rest_first| if rest_first { [Part::Rest, Part::Head, Part::Rest] } else { [Part::Head, Part::Rest, Part::Head] };
         let content = pair.second.clone();
         let mut done = None;
@@ -81,7 +87,7 @@ proptest! {
             }
         }
         let (here, remote_index, third) = done.expect("all parts were there");
-        prop_assert_eq!((remote_index, here.proven), (22, Proven { node: pair.b.local.node, epoch: 2 }));
+        prop_assert_eq!((remote_index, here.proven), (22, Proven { node: pair.b.local.node, epoch: 2, region }));
         let mut done = None;
         for part in order(rest_first[1]) {
             for (is_rest, at, bit) in &forged {
@@ -91,7 +97,7 @@ proptest! {
             done = done.or(pair.read_third(part, &third[usize::from(part.number())]));
         }
         let there = done.expect("all parts were there");
-        prop_assert_eq!(there.proven, Proven { node: pair.a.local.node, epoch: 1 });
+        prop_assert_eq!(there.proven, Proven { node: pair.a.local.node, epoch: 1, region: REGION });
         prop_assert_eq!((&here.raw.send, &here.raw.receive), (&there.raw.receive, &there.raw.send));
         prop_assert_eq!(&here.refusal, &there.refusal);
         prop_assert_ne!(&here.raw.send, &here.raw.receive);
@@ -101,10 +107,16 @@ proptest! {
 #[test]
 fn a_handshake_of_one_scope_or_index_is_none_of_another() {
     let network = |seed| MeshAddr::of(REGION, NodeSecret::from_seed([seed; 32]).id());
-    let session = Scope::EndToEnd { initiator: network(1), responder: network(2) };
-    for (scope, index) in
-        [(Scope::Link, 11), (session, 12), (Scope::EndToEnd { initiator: network(2), responder: network(1) }, 11)]
-    {
+    let between = |one, two| Ends::EndToEnd { initiator: network(one), responder: network(two) };
+    let session = Scope { region: REGION, ends: between(1, 2) };
+    let others = [
+        (LINK, 11),
+        (session, 12),
+        (Scope { region: REGION, ends: between(2, 1) }, 11),
+        // Who is called takes the caller for one of another region.
+        (Scope { region: OTHER, ends: between(1, 2) }, 11),
+    ];
+    for (scope, index) in others {
         let mut pair = pair(session);
         let first = *pair.initiator.first();
         let (_, second) = pair.b.local.respond(scope, (index, &first), 22, &mut pair.b.sources).expect("answers");
@@ -140,12 +152,12 @@ impl Decapsulate for BrokenKem {
 
 /// The keys at the initiator after a handshake with this KEM and this randomness.
 fn keys_with(kem: fn() -> Box<dyn Kem>, seeds: [u8; 2]) -> [u8; 32] {
-    let (mut a, mut b) = (end(1), end(2));
+    let (mut a, mut b) = (end(1, REGION), end(2, REGION));
     a.sources = Sources { secrets: Secrets::new(&[seeds[0]; 32]).0, kem: kem() };
     b.sources = Sources { secrets: Secrets::new(&[seeds[1]; 32]).0, kem: kem() };
-    let mut initiator = a.local.initiate(Scope::Link, 11, &mut a.sources);
+    let mut initiator = a.local.initiate(LINK, 11, &mut a.sources);
     let (_, second) =
-        b.local.respond(Scope::Link, (11, initiator.first()), 22, &mut b.sources).expect("a genuine first message");
+        b.local.respond(LINK, (11, initiator.first()), 22, &mut b.sources).expect("a genuine first message");
     assert!(initiator.read(&a.local, &mut a.sources, Part::Head, &second[0]).is_ok());
     match initiator.read(&a.local, &mut a.sources, Part::Rest, &second[1]) {
         Ok(InitiatorStep::Done { keys, .. }) => *keys.raw.send,

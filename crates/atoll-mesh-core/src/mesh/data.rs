@@ -129,7 +129,7 @@ impl Mesh {
         now: Time,
     ) -> Option<Sealer<'_>> {
         let route = self.router.route(network)?;
-        if largest + OVERHEAD_BYTES > usize::from(route.mtu) {
+        if largest + OVERHEAD_BYTES > self.datagram_bytes(network, route.mtu) {
             return None;
         }
         let id = route.link;
@@ -193,9 +193,15 @@ impl Mesh {
             return Received::Done;
         };
         steering.ecn = ecn.bits();
-        if let Some(link) = self.links.get_mut(&id) {
+        let own = self.local.region;
+        let is_foreign = self.links.get_mut(&id).is_some_and(|link| {
             link.liveness.handle_counter(index, counter, false, now);
             link.liveness.handle_received(now);
+            link.realm.id != own
+        });
+        if is_foreign && !self.may_enter(id, steering.source, steering.target, now) {
+            self.counters.dropped_transit += 1;
+            return Received::Done;
         }
         if steering.target == self.network {
             return self.handle_end_to_end(&steering, data, now);
@@ -236,7 +242,7 @@ impl Mesh {
                 }
                 self.counters.dropped_unknown_session += 1;
                 if self.hint_rate.allow(now) {
-                    let hint = self.mac.unknown(index);
+                    let hint = self.realm_at(from).mac.unknown(index);
                     self.transmit(from, hint);
                 }
             }
@@ -360,8 +366,10 @@ impl Mesh {
             return;
         }
         self.counters.dropped_unknown_session += 1;
-        if self.hint_rate.allow(now) {
-            let hint = self.mac.unknown(index);
+        if let Some(realm) = self.realm_of(source).cloned()
+            && self.hint_rate.allow(now)
+        {
+            let hint = realm.mac.unknown(index);
             self.send_end_to_end(source, &hint, now);
         }
     }

@@ -32,7 +32,7 @@ impl Mesh {
     /// To which node a packet of this machine goes; nothing if it does not belong into the mesh.
     pub(super) fn destination(&self, source: Ipv6Addr, target: Ipv6Addr) -> Option<MeshAddr> {
         let network = MeshAddr::containing(target);
-        if self.prefix.contains(target) {
+        if self.realm_of(network).is_some() {
             let is_ours = self.network.contains(source) || self.exits.lets_back(source, network);
             return (is_ours && network != self.network).then_some(network);
         }

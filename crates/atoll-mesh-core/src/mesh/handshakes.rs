@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use atoll_base::MeshAddr;
 
-use super::{Event, Link, LinkId, Mesh, Origin, status::Counters};
+use super::{Event, Link, LinkId, Mesh, Origin, federation::Realm, status::Counters};
 use crate::{
     accept::{Accepted, Answer, Dropped, Host},
+    announce::region_of,
     channel::Progress,
-    handshake::{HandshakeError, Proven, Scope},
+    handshake::{Ends, HandshakeError, Proven, Scope},
     limits::{CALLED_LINKS_PER_NODE_MAX, LINKS_MAX, SELF_PAUSE},
     time::Time,
     timers::Timer,
@@ -37,7 +38,7 @@ impl Mesh {
             HandshakeFrame::Cookie { receiver, echo, cookie } => {
                 let Some(link) = self.link_indices.get(&receiver).and_then(|id| self.links.get_mut(id)) else { return };
                 let to = link.target();
-                let frames = link.channel.handle_cookie(&self.mac, (receiver, echo), cookie, now);
+                let frames = link.channel.handle_cookie(&link.realm.mac, (receiver, echo), cookie, now);
                 self.transmit_all(to, frames);
             }
             HandshakeFrame::Refuse { reason, receiver, tag } => {
@@ -54,16 +55,21 @@ impl Mesh {
             self.counters.dropped_handshakes += 1;
             return;
         }
-        let ours = self.links.values_mut().find(|link| link.is_at(from));
+        let Some(realm) = self.caller(init.caller, now).cloned() else {
+            self.counters.dropped_other_region += 1;
+            return;
+        };
+        let ours = self.links.values_mut().find(|link| link.is_at(from) && link.realm.id == realm.id);
         if let Some(link) = ours.filter(|link| !link.channel.yields_to(init.noise)) {
-            if let Some(frame) = link.channel.remind(&self.mac, init.part, now) {
+            if let Some(frame) = link.channel.remind(&realm.mac, init.part, now) {
                 self.transmit(from, frame);
             }
             return;
         }
         let fresh_index = self.fresh_index();
-        let host = Host { local: &self.local, mac: &self.mac, sources: &mut self.sources, fresh_index };
-        let answer = self.link_accepts.answer(host, Scope::Link, from, init, now);
+        let host = Host { local: &self.local, mac: &realm.mac, sources: &mut self.sources, fresh_index };
+        let scope = Scope { region: realm.id, ends: Ends::Link };
+        let answer = self.link_accepts.answer(host, scope, from, init, now);
         if let Some(frame) = self.counters.counted(answer) {
             self.transmit(from, frame);
         }
@@ -85,7 +91,7 @@ impl Mesh {
             self.counters.dropped_handshakes += 1;
             return;
         }
-        let own = (&self.local, &self.mac, &mut self.sources);
+        let own = (&self.local, &link.realm.mac, &mut self.sources);
         let (proven, frames) = match link.channel.handle_response(own, (part, receiver), content, now) {
             Ok(Progress::Wait(None)) => return,
             Ok(Progress::Wait(Some(proven))) => (proven, Vec::new()),
@@ -95,7 +101,8 @@ impl Mesh {
             }
             Err(HandshakeError) => return self.counters.dropped_forged += 1,
         };
-        if proven.node == self.local.node {
+        if self.is_self(&proven) {
+            let Some(link) = self.links.get_mut(&id) else { return };
             link.channel.refuse(now);
             link.self_until = Some(now + SELF_PAUSE);
             let until = link.self_until;
@@ -125,16 +132,20 @@ impl Mesh {
             self.counters.dropped_handshakes += 1;
             return;
         }
-        match self.link_accepts.finish(&self.local, (index, part), content, now) {
+        match self.link_accepts.finish((index, part), content, now) {
             None => {}
-            Some(Ok(accepted)) if accepted.keys.proven.node == self.local.node => {}
+            Some(Ok(accepted)) if self.is_self(&accepted.keys.proven) => {}
             Some(Ok(Accepted { from, keys, transport, remote_index, early })) => {
+                let Some(realm) = self.still_answered(&keys.proven, now) else {
+                    self.counters.dropped_other_region += 1;
+                    return;
+                };
                 if let Some(reason) = self.unwanted(&keys.proven, now) {
-                    let frame = self.mac.refuse(reason, remote_index, &keys.refusal);
+                    let frame = realm.mac.refuse(reason, remote_index, &keys.refusal);
                     self.transmit(from, frame);
                     return self.count_refused(&keys.proven, reason, now);
                 }
-                let Some(id) = self.link_for(from, &keys.proven, now) else { return };
+                let Some(id) = self.link_for(from, &keys.proven, realm, now) else { return };
                 self.mark_punched(id, keys.proven.node);
                 let Some(link) = self.links.get_mut(&id) else { return };
                 link.endpoint = from;
@@ -150,9 +161,14 @@ impl Mesh {
     }
 
     pub(super) fn start_link_handshake(&mut self, id: LinkId, now: Time) {
+        let is_foreign = self.links.get(&id).is_some_and(|link| link.realm.id != self.local.region);
+        if is_foreign && !self.is_border(now) {
+            return;
+        }
         let index = self.fresh_index();
         let Some(link) = self.links.get_mut(&id) else { return };
-        let frames = link.channel.start(&self.local, &self.mac, &mut self.sources, Scope::Link, index, now);
+        let scope = Scope { region: link.realm.id, ends: Ends::Link };
+        let frames = link.channel.start(&self.local, &link.realm.mac, &mut self.sources, scope, index, now);
         let to = link.target();
         self.index_link(id);
         self.transmit_all(to, frames);
@@ -170,13 +186,16 @@ impl Mesh {
             self.router.handle_link_down(id, now);
         }
         let Some(link) = self.links.get_mut(&id) else { return };
+        if link.peer.is_some_and(|peer| peer.node != proven.node) {
+            link.granted = None;
+        }
         link.peer = Some(proven);
         let was_up = link.liveness.is_up();
         link.liveness.handle_established(now);
         if !was_up {
             self.handle_link_alive(id, now);
         }
-        let is_older = |link: &Link| link.peer.is_some_and(|p| p.node == proven.node && p.epoch < proven.epoch);
+        let is_older = |link: &Link| link.peer.is_some_and(|p| p.is_twin_of(&proven) && p.epoch < proven.epoch);
         let older: Vec<_> = self.links.iter().filter(|(_, link)| is_older(link)).map(|(id, _)| *id).collect();
         for id in older {
             self.end_link(id, now);
@@ -196,6 +215,7 @@ impl Mesh {
         }
         let Some(link) = self.links.get_mut(&id) else { return };
         link.peer = None;
+        link.granted = None;
         if !link.is_dialled() {
             self.drop_link(id, now);
         } else {
@@ -205,12 +225,13 @@ impl Mesh {
     }
 
     /// The link on which a caller belongs: one that is there already, or a new one.
-    fn link_for(&mut self, from: SocketAddr, proven: &Proven, now: Time) -> Option<LinkId> {
-        let same_node = |link: &Link| link.peer.is_some_and(|peer| peer.node == proven.node);
+    fn link_for(&mut self, from: SocketAddr, proven: &Proven, realm: Realm, now: Time) -> Option<LinkId> {
+        let same_node = |link: &Link| link.peer.is_some_and(|peer| peer.is_twin_of(proven));
         let mut theirs: Vec<_> =
             self.links.iter().filter(|(_, link)| same_node(link) && !link.is_dialled()).map(|(id, _)| *id).collect();
         theirs.sort_by_key(|id| self.links.get(id).map(|link| link.liveness.last_heard()));
-        let known = self.links.iter().find(|(_, link)| link.is_at(from)).map(|(id, _)| *id);
+        let is_there = |link: &Link| link.is_at(from) && link.realm.id == realm.id;
+        let known = self.links.iter().find(|(_, link)| is_there(link)).map(|(id, _)| *id);
         // A second link is a second way, not a new place of the first: its keys and its neighbour's stay apart.
         let silent = theirs.first().copied().filter(|_| theirs.len() >= CALLED_LINKS_PER_NODE_MAX);
         if let Some(id) = known.or(silent) {
@@ -220,7 +241,7 @@ impl Mesh {
             self.counters.dropped_handshakes += 1;
             return None;
         }
-        Some(self.insert_link(from, Origin::Incoming, now))
+        Some(self.insert_link(from, Origin::Incoming, realm, now))
     }
 
     /// Notes under which indices the link is spoken to, and forgets those of handshakes that led to nothing.
@@ -258,7 +279,7 @@ impl Mesh {
             }
             HandshakeFrame::Cookie { receiver, echo, cookie } => {
                 let Some(remote) = self.remotes.get_mut(&source) else { return };
-                let frames = remote.channel.handle_cookie(&self.mac, (receiver, echo), cookie, now);
+                let frames = remote.channel.handle_cookie(&remote.realm.mac, (receiver, echo), cookie, now);
                 self.send_all_end_to_end(source, frames, now);
             }
             HandshakeFrame::Refuse { reason, receiver, tag } => {
@@ -276,16 +297,22 @@ impl Mesh {
         if source == self.network {
             return self.counters.dropped_handshakes += 1;
         }
+        // The source names the region; the init must agree.
+        let named = Some(region_of(source)).filter(|region| *region != self.prefix);
+        let Some(realm) = self.realm_of(source).filter(|_| init.caller == named).cloned() else {
+            return self.counters.dropped_other_region += 1;
+        };
         let ours = self.remotes.get_mut(&source);
         if let Some(remote) = ours.filter(|remote| !remote.channel.yields_to(init.noise)) {
-            if let Some(frame) = remote.channel.remind(&self.mac, init.part, now) {
+            if let Some(frame) = remote.channel.remind(&realm.mac, init.part, now) {
                 self.send_end_to_end(source, &frame, now);
             }
             return;
         }
-        let scope = Scope::EndToEnd { initiator: source, responder: self.network };
+        let ends = Ends::EndToEnd { initiator: source, responder: self.network };
+        let scope = Scope { region: realm.id, ends };
         let fresh_index = self.fresh_index();
-        let host = Host { local: &self.local, mac: &self.mac, sources: &mut self.sources, fresh_index };
+        let host = Host { local: &self.local, mac: &realm.mac, sources: &mut self.sources, fresh_index };
         let answer = self.remote_accepts.answer(host, scope, source, init, now);
         if let Some(frame) = self.counters.counted(answer) {
             self.send_end_to_end(source, &frame, now);
@@ -305,7 +332,7 @@ impl Mesh {
         if !self.answer_rate.allow(now) {
             return self.counters.dropped_handshakes += 1;
         }
-        let own = (&self.local, &self.mac, &mut self.sources);
+        let own = (&self.local, &remote.realm.mac, &mut self.sources);
         let (proven, frames) = match remote.channel.handle_response(own, message, content, now) {
             Ok(Progress::Wait(None)) => return,
             Ok(Progress::Wait(Some(proven))) => (proven, None),
@@ -313,7 +340,7 @@ impl Mesh {
             Err(HandshakeError) => return self.counters.dropped_forged += 1,
         };
         // The identity must be the one to which the address belongs: that is what makes addresses self-certifying.
-        if MeshAddr::of(self.local.region, proven.node) != source {
+        if proven.network() != source {
             remote.channel.abandon();
             return self.counters.dropped_forged += 1;
         }
@@ -347,14 +374,17 @@ impl Mesh {
         if !self.answer_rate.allow(now) {
             return self.counters.dropped_handshakes += 1;
         }
-        match self.remote_accepts.finish(&self.local, (index, part), content, now) {
+        match self.remote_accepts.finish((index, part), content, now) {
             None => {}
             Some(Ok(Accepted { from, keys, transport, remote_index, early })) => {
-                if from != source || MeshAddr::of(self.local.region, keys.proven.node) != source {
+                if from != source || keys.proven.network() != source {
                     return self.counters.dropped_forged += 1;
                 }
+                let Some(realm) = self.realm_of(source).filter(|realm| realm.id == keys.proven.region).cloned() else {
+                    return self.counters.dropped_other_region += 1;
+                };
                 if let Some(reason) = self.unwanted(&keys.proven, now) {
-                    let frame = self.mac.refuse(reason, remote_index, &keys.refusal);
+                    let frame = realm.mac.refuse(reason, remote_index, &keys.refusal);
                     self.send_end_to_end(source, &frame, now);
                     return self.count_refused(&keys.proven, reason, now);
                 }
@@ -372,9 +402,10 @@ impl Mesh {
 
     pub(super) fn start_remote_handshake(&mut self, network: MeshAddr, now: Time) {
         let index = self.fresh_index();
-        let scope = Scope::EndToEnd { initiator: self.network, responder: network };
+        let ends = Ends::EndToEnd { initiator: self.network, responder: network };
         let Some(remote) = self.remotes.get_mut(&network) else { return };
-        let frames = remote.channel.start(&self.local, &self.mac, &mut self.sources, scope, index, now);
+        let scope = Scope { region: remote.realm.id, ends };
+        let frames = remote.channel.start(&self.local, &remote.realm.mac, &mut self.sources, scope, index, now);
         self.send_all_end_to_end(network, frames, now);
         self.schedule_remote(network);
     }
@@ -397,12 +428,17 @@ impl Mesh {
 
 /// Who is refused.
 impl Mesh {
+    /// Whether a handshake led to this node itself.
+    fn is_self(&self, proven: &Proven) -> bool {
+        (proven.node, proven.region) == (self.local.node, self.local.region)
+    }
+
     /// Why nothing is to be had with a node that has proven who it is.
     fn unwanted(&self, proven: &Proven, now: Time) -> Option<RefuseReason> {
-        if !self.is_member(proven.node) {
+        if proven.region == self.local.region && !self.is_member(proven.node) {
             return Some(RefuseReason::NotAMember);
         }
-        let network = MeshAddr::of(self.local.region, proven.node);
+        let network = proven.network();
         let links = self.links.values().map(|link| &link.channel);
         let mut channels = links.chain(self.remotes.get(&network).map(|remote| &remote.channel));
         channels.any(|channel| channel.is_newer_twin_of(proven, now)).then_some(RefuseReason::NewerTwin)

@@ -2,7 +2,13 @@
 
 use std::net::SocketAddr;
 
-use super::{Event, LinkId, Mesh, Origin, Tuning, paths::Paths};
+use atoll_base::RegionPrefix;
+
+use super::{
+    Event, LinkId, Mesh, Origin, Tuning,
+    federation::{Granted, Realm},
+    paths::Paths,
+};
 use crate::{
     babel::{self, Tlv, Writer},
     channel::Channel,
@@ -29,6 +35,10 @@ pub(super) struct Link {
     pub(super) channel: Channel,
     pub(super) liveness: Liveness,
     pub(super) peer: Option<Proven>,
+    /// Whose region it is at the other end.
+    pub(super) realm: Realm,
+    /// By what right a neighbour of another region speaks for it.
+    pub(super) granted: Option<Granted>,
     pub(super) policy: LinkPolicy,
     pub(super) mtu: LinkMtu,
     pub(super) paths: Paths,
@@ -40,7 +50,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn new(endpoint: SocketAddr, origin: Origin, now: Time) -> Self {
+    fn new(endpoint: SocketAddr, origin: Origin, realm: Realm, now: Time) -> Self {
         Self {
             endpoint,
             dial: (origin != Origin::Incoming).then_some(endpoint),
@@ -48,6 +58,8 @@ impl Link {
             channel: Channel::default(),
             liveness: Liveness::new(now),
             peer: None,
+            realm,
+            granted: None,
             policy: LinkPolicy::default(),
             mtu: LinkMtu::new(now),
             paths: Paths::default(),
@@ -73,6 +85,11 @@ impl Link {
     /// Whether the last handshake led to this node itself.
     pub(super) const fn is_self(&self) -> bool {
         self.self_until.is_some()
+    }
+
+    /// The /48 at the other end.
+    pub(super) fn prefix(&self) -> RegionPrefix {
+        RegionPrefix::of(self.realm.id)
     }
 
     /// Whether it is this end that calls.
@@ -101,10 +118,10 @@ impl Link {
 }
 
 impl Mesh {
-    pub(super) fn insert_link(&mut self, endpoint: SocketAddr, origin: Origin, now: Time) -> LinkId {
+    pub(super) fn insert_link(&mut self, endpoint: SocketAddr, origin: Origin, realm: Realm, now: Time) -> LinkId {
         let id = LinkId(self.next_link);
         self.next_link += 1;
-        self.links.insert(id, Link::new(endpoint, origin, now));
+        self.links.insert(id, Link::new(endpoint, origin, realm, now));
         id
     }
 
@@ -163,7 +180,7 @@ impl Mesh {
             }
             link.self_until = None;
         }
-        let frames = link.channel.handle_timeout(&self.mac, now);
+        let frames = link.channel.handle_timeout(&link.realm.mac, now);
         let to = link.target();
         self.transmit_all(to, frames);
         let Some(link) = self.links.get_mut(&id) else { return };
@@ -173,6 +190,7 @@ impl Mesh {
             Action::Dead => self.handle_link_dead(id, now),
         }
         self.probe_mtu(id, now);
+        self.end_grant(id, now);
         let Some(link) = self.links.get(&id) else { return };
         let is_up = link.liveness.is_up();
         let forget = if link.origin == Origin::Punched { PUNCHED_FORGET } else { LINK_FORGET };
@@ -202,9 +220,13 @@ impl Mesh {
 
     /// Sends a hello and what goes with it, which asks for an answer or not.
     pub(super) fn send_hello(&mut self, id: LinkId, is_probe: bool, now: Time) {
+        let own_grant = self.own_grant_for(id, now);
         let Some(link) = self.links.get_mut(&id) else { return };
         let mut writer = Writer::default();
-        for tlv in link.liveness.greeting(is_probe, now) {
+        for mut tlv in link.liveness.greeting(is_probe, now) {
+            if let Tlv::Hello(hello) = &mut tlv {
+                hello.grant = own_grant;
+            }
             writer.push(&tlv);
         }
         self.send_control(id, &writer.finish(), now);
@@ -273,7 +295,8 @@ impl Mesh {
     fn handle_hello(&mut self, id: LinkId, tlvs: &[Tlv], now: Time) {
         let hello = tlvs.iter().find_map(|tlv| if let Tlv::Hello(hello) = tlv { Some(hello) } else { None });
         let ihu = tlvs.iter().find_map(|tlv| if let Tlv::Ihu(ihu) = tlv { Some(ihu) } else { None });
-        let (Some(hello), Some(link)) = (hello, self.links.get_mut(&id)) else { return };
+        let Some(hello) = hello.filter(|hello| self.handle_grant(id, hello.grant.as_ref(), now)) else { return };
+        let Some(link) = self.links.get_mut(&id) else { return };
         let greeted = link.liveness.handle_greeting(hello, ihu, now);
         let (is_up, cost, mtu) = (link.liveness.is_up(), link.liveness.metric.cost(), link.mtu.datagram_bytes());
         match (greeted.is_changed, is_up) {
@@ -291,12 +314,17 @@ impl Mesh {
     }
 
     pub(super) fn handle_link_alive(&mut self, id: LinkId, now: Time) {
+        let is_admitted = |link: &&Link| self.is_admitted(link, now);
+        let Some(policy) = self.links.get(&id).filter(is_admitted).map(|link| self.policy_towards(link)) else {
+            return;
+        };
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(peer) = link.peer else { return };
+        link.policy = policy;
         link.mtu.handle_up(now);
         let endpoint = link.endpoint;
         let neighbourhood = Neighbourhood {
-            region: self.local.region,
+            region: peer.region,
             node: peer.node,
             cost: link.liveness.metric.cost(),
             mtu: link.mtu.datagram_bytes(),
@@ -310,11 +338,12 @@ impl Mesh {
 
     /// Takes a link out of use; the other end is told, and asked, in case it hears.
     pub(super) fn handle_link_dead(&mut self, id: LinkId, now: Time) {
+        let is_known = self.links.get(&id).is_some_and(|link| self.is_admitted(link, now));
         self.router.handle_link_down(id, now);
         self.flush_router(now);
         let Some(link) = self.links.get_mut(&id) else { return };
         link.down_since = now;
-        if let Some(peer) = link.peer {
+        if let Some(peer) = link.peer.filter(|_| is_known) {
             self.event(Event::LinkDown { link: id, node: peer.node });
         }
         self.send_hello(id, true, now);
@@ -325,6 +354,7 @@ impl Mesh {
         let deadline = link.liveness.deadline();
         let deadline = if link.needs_mtu() { deadline.min(link.mtu.deadline()) } else { deadline };
         let deadline = link.channel.deadline().map_or(deadline, |channel| channel.min(deadline));
+        let deadline = link.granted.map_or(deadline, |granted| granted.until.min(deadline));
         self.timers.set(Timer::Link(id), Some(deadline));
     }
 }

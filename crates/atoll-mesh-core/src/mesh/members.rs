@@ -11,8 +11,8 @@ use super::{Link, LinkId, Mesh, Remote};
 use crate::{time::Time, timers::Timer};
 
 impl Mesh {
-    /// Says who may have links and sessions with this node; `None`: every node that knows the region. Links and sessions
-    /// with others end at once.
+    /// Says which nodes of this region may have links and sessions with this one; `None`: all that know the region. Links
+    /// and sessions with others end at once.
     pub fn set_members(&mut self, members: Option<BTreeSet<NodeId>>, now: Time) {
         self.members = members;
         for link in self.links.values_mut() {
@@ -22,10 +22,15 @@ impl Mesh {
             remote.channel.end_pause();
         }
         let stranger = |node: Option<NodeId>| node.is_some_and(|node| !self.is_member(node));
-        let node = |link: &Link| link.channel.peer().or(link.peer).map(|peer| peer.node);
+        let own = self.local.region;
+        // Who is of another region is none of the members' business.
+        let node = |link: &Link| {
+            let peer = link.channel.peer().or(link.peer);
+            peer.filter(|peer| peer.region == own).map(|peer| peer.node)
+        };
         let links: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| stranger(node(link))).map(|(id, _)| *id).collect();
-        let is_stranger = |remote: &Remote| stranger(remote.node);
+        let is_stranger = |remote: &Remote| remote.realm.id == own && stranger(remote.node);
         let remotes: Vec<MeshAddr> =
             self.remotes.iter().filter(|(_, remote)| is_stranger(remote)).map(|(network, _)| *network).collect();
         for id in links {
@@ -43,7 +48,7 @@ impl Mesh {
         self.members.as_ref()
     }
 
-    /// Whether a node may have links and sessions with this one.
+    /// Whether a node of this region may have links and sessions with this one.
     pub fn is_member(&self, node: NodeId) -> bool {
         self.members.as_ref().is_none_or(|members| members.contains(&node))
     }

@@ -124,7 +124,8 @@ impl Mesh {
 
     /// Whether a node is talked to, in both directions, over others.
     fn wants_direct(&self, network: MeshAddr, now: Time) -> bool {
-        let Some(remote) = self.remotes.get(&network) else { return false };
+        let own = |remote: &&super::Remote| remote.realm.id == self.local.region;
+        let Some(remote) = self.remotes.get(&network).filter(own) else { return false };
         let bytes = remote.rx_bytes.min(PUNCH_BYTES_MIN) + remote.tx_bytes.min(PUNCH_BYTES_MIN);
         let is_both_ways = remote.rx_bytes > 0 && remote.tx_bytes > 0 && bytes >= PUNCH_BYTES_MIN;
         let is_talking = is_both_ways && now.since(remote.last_used) < PUNCH_TALK;
@@ -261,7 +262,7 @@ impl Mesh {
         let is_opening = punch.rounds == 0;
         punch.rounds += 1;
         punch.next = now + if is_opening { PUNCH_OPENING } else { PUNCH_ROUND };
-        let probe = self.mac.probe(false, theirs);
+        let probe = self.own.mac.probe(false, theirs);
         for candidate in punch.candidates.clone() {
             self.transmit_within(is_opening.then_some(PUNCH_OPENING_HOPS), candidate, probe.clone());
         }
@@ -293,10 +294,10 @@ impl Mesh {
             punch.next = now;
         }
         if self.punches.reply_rate.allow(now) {
-            let reply = self.mac.probe(true, theirs);
+            let reply = self.own.mac.probe(true, theirs);
             self.transmit(from, reply);
             if is_new {
-                let probe = self.mac.probe(false, theirs);
+                let probe = self.own.mac.probe(false, theirs);
                 self.transmit(from, probe);
             }
         }
@@ -308,7 +309,7 @@ impl Mesh {
         if self.links.values().any(|link| link.is_at(endpoint)) || self.links.len() >= LINKS_MAX {
             return;
         }
-        let id = self.insert_link(endpoint, Origin::Punched, now);
+        let id = self.insert_link(endpoint, Origin::Punched, self.own.clone(), now);
         self.timers.set(Timer::Link(id), Some(now));
     }
 

@@ -7,6 +7,7 @@ use atoll_base::{MeshAddr, NodeId};
 use super::{
     Mesh,
     data::{Received, Record},
+    federation::Realm,
     punch::PunchHistory,
 };
 use crate::{
@@ -23,6 +24,8 @@ use crate::{
 };
 
 pub(super) struct Remote {
+    /// Its region.
+    pub(super) realm: Realm,
     pub(super) channel: Channel,
     pub(super) node: Option<NodeId>,
     /// Packets that wait for keys, and whether their checksums are partial.
@@ -34,8 +37,9 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    fn new(now: Time) -> Self {
+    fn new(realm: Realm, now: Time) -> Self {
         Self {
+            realm,
             channel: Channel::default(),
             node: None,
             queue: VecDeque::new(),
@@ -68,7 +72,7 @@ impl Mesh {
             self.counters.dropped_no_route += 1;
             return self.refuse(packet, Refusal::NoRoute, now);
         };
-        let mtu = usize::from(route.mtu).saturating_sub(OVERHEAD_BYTES);
+        let mtu = self.datagram_bytes(network, route.mtu) - OVERHEAD_BYTES;
         if packet.len() > mtu {
             self.counters.dropped_too_big += 1;
             return self.refuse(packet, Refusal::TooBig(mtu), now);
@@ -101,7 +105,7 @@ impl Mesh {
     pub(super) fn handle_remote_timeout(&mut self, network: MeshAddr, now: Time) {
         let Some(remote) = self.remotes.get_mut(&network) else { return };
         let was_handshaking = remote.channel.is_handshaking();
-        let frames = remote.channel.handle_timeout(&self.mac, now);
+        let frames = remote.channel.handle_timeout(&remote.realm.mac, now);
         if now.since(remote.last_used) >= REMOTE_IDLE {
             self.remotes.remove(&network);
             return;
@@ -116,7 +120,7 @@ impl Mesh {
 
     /// Takes a frame of a handshake from a far node, or a word about one.
     pub(super) fn handle_far_frame(&mut self, source: MeshAddr, data: &[u8], now: Time) {
-        match self.mac.parse(data) {
+        match self.own.mac.parse(data) {
             Ok(Frame::Handshake(frame)) => self.handle_remote_handshake(source, &frame, now),
             Ok(Frame::Data { .. } | Frame::Control { .. }) | Err(_) => self.counters.dropped_malformed += 1,
         }
@@ -204,15 +208,16 @@ impl Mesh {
         self.transmit(to, frame);
     }
 
-    /// The far end, known or new; nothing if there are too many in use.
+    /// The far end, known or new; nothing if there are too many in use, or its region is not recognised.
     pub(super) fn remote(&mut self, network: MeshAddr, now: Time) -> Option<&mut Remote> {
         if !self.remotes.contains_key(&network) {
+            let realm = self.realm_of(network)?.clone();
             if self.remotes.len() >= REMOTES_MAX {
                 let idlest = self.remotes.iter().min_by_key(|(_, remote)| remote.last_used).map(|(n, _)| *n)?;
                 self.remotes.remove(&idlest);
                 self.timers.set(Timer::Remote(idlest), None);
             }
-            self.remotes.insert(network, Remote::new(now));
+            self.remotes.insert(network, Remote::new(realm, now));
             self.timers.set(Timer::Remote(network), Some(now + REMOTE_IDLE));
             self.timers.no_later_than(Timer::Punch, now + PUNCH_SWEEP);
         }

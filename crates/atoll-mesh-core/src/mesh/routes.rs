@@ -3,11 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{LinkId, Mesh};
-use crate::{
-    routing::{Federation, LinkPolicy},
-    time::Time,
-    timers::Timer,
-};
+use crate::{routing::LinkPolicy, time::Time, timers::Timer};
 
 impl Mesh {
     /// The operating system says that a link is gone, because its interface went down. Whatever used it goes another
@@ -58,12 +54,6 @@ impl Mesh {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.liveness.metric.set_capacity(kbit_per_second);
         self.settle_link(id, now);
-    }
-
-    /// Learns which other regions to believe, and whether this node is a border of its own.
-    pub fn set_federation(&mut self, federation: Federation, now: Time) {
-        self.router.set_federation(federation, now);
-        self.flush_router(now);
     }
 
     /// This node goes away in order: what is to be sent now tells everybody, so that nobody waits for it. Call it

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
-use atoll_base::{MeshAddr, NodeId, RegionPrefix};
+use atoll_base::{MeshAddr, NodeId, RegionId, RegionPrefix};
 
 use super::{LinkId, Mesh, Origin};
 use crate::{announce::Target, routing::Choice, time::Time};
@@ -64,6 +64,8 @@ counters!(
     dropped_no_route,
     /// Datagrams that travelled too far.
     dropped_hop_limit,
+    /// Frames of another region that came from inside this one by what they say, or go to where that was not agreed.
+    dropped_transit,
     /// Packets whose source or destination is not allowed there.
     dropped_wrong_address,
     /// Packets from the TUN device that are not IPv6.
@@ -93,6 +95,8 @@ pub struct LinkStatus {
     pub link: LinkId,
     /// Who it is, once proven.
     pub node: Option<NodeId>,
+    /// Its region, if it is another than this node's.
+    pub region: Option<RegionId>,
     /// Where it is.
     pub endpoint: SocketAddr,
     /// How it came to be.
@@ -145,6 +149,8 @@ pub struct RegionRouteStatus {
     pub link: LinkId,
     /// Cost of the whole path.
     pub metric: u32,
+    /// Links up to the border node.
+    pub hops: u8,
 }
 
 /// A session with keys.
@@ -166,9 +172,10 @@ impl Mesh {
         let status = |(id, link): (&LinkId, &super::Link)| LinkStatus {
             link: *id,
             node: link.peer.map(|peer| peer.node),
+            region: Some(link.realm.id).filter(|region| *region != self.local.region),
             endpoint: link.endpoint,
             origin: link.origin,
-            is_up: link.liveness.is_up(),
+            is_up: link.liveness.is_up() && (link.realm.id == self.local.region || link.granted.is_some()),
             is_self: link.is_self(),
             rtt: link.liveness.metric.rtt(),
             cost: link.liveness.metric.cost(),
@@ -208,7 +215,7 @@ impl Mesh {
         let status = |(target, route): (Target, &crate::routing::Selected)| {
             let Target::Region(region) = target else { return None };
             let (border, link, metric) = (route.announcement.node, route.link, u32::from(route.metric));
-            Some(RegionRouteStatus { region, border, link, metric })
+            Some(RegionRouteStatus { region, border, link, metric, hops: route.hops })
         };
         self.router.routes().filter_map(status).collect()
     }

@@ -144,6 +144,7 @@ impl PlainRouter {
                 interval_cs: centiseconds(PLAIN_HELLO_INTERVAL),
                 timestamp_us: None,
                 link: None,
+                grant: None,
             };
             interface.hello_seqno = interface.hello_seqno.wrapping_add(1);
             let heard = self.neighbours.iter().filter(|(via, _)| via.0 == index).map(|(via, neighbour)| {

@@ -61,7 +61,7 @@ fn packet(tlvs: &[Tlv]) -> Vec<u8> {
 }
 
 fn hello(seqno: u16) -> Tlv {
-    Tlv::Hello(Hello { is_unicast: false, seqno, interval_cs: 400, timestamp_us: None, link: None })
+    Tlv::Hello(Hello { is_unicast: false, seqno, interval_cs: 400, timestamp_us: None, link: None, grant: None })
 }
 
 fn ihu(to: u16) -> Tlv {
@@ -199,6 +199,7 @@ fn only_what_the_owner_lists_is_learned_and_nothing_of_the_mesh() {
     let mut router = router();
     let all = PlainInterface { accept: vec![prefix("::/0")], ..interface() };
     router.set_interface(LEFT, all, at(0));
+    router.set_other_regions(vec![prefix("fd77::/48")]);
     let own = network().network();
     let stranger = MeshAddr::of(RegionId([7; 32]), NodeSecret::from_seed([2; 32]).id()).network();
     for (index, text, is_learned) in [
@@ -214,6 +215,8 @@ fn only_what_the_owner_lists_is_learned_and_nothing_of_the_mesh() {
         (LEFT, format!("{stranger}/128"), false),
         (LEFT, format!("{own}/112"), false),
         (LEFT, format!("{own}/120"), true),
+        (LEFT, "fd77::/64".to_owned(), false),
+        (LEFT, "fd77:0:1::/64".to_owned(), true),
         (LEFT, "ff02::/16".to_owned(), false),
         (LEFT, "fe80::/64".to_owned(), false),
         (LEFT, "::1/128".to_owned(), false),
@@ -452,7 +455,8 @@ fn packets_from_elsewhere_change_nothing() {
 #[test]
 fn hellos_that_are_lost_or_out_of_step_are_counted_as_the_rfc_says() {
     let mut neighbour = Neighbour::new(at(0));
-    let hello = |seqno| Hello { is_unicast: false, seqno, interval_cs: 400, timestamp_us: None, link: None };
+    let hello =
+        |seqno| Hello { is_unicast: false, seqno, interval_cs: 400, timestamp_us: None, link: None, grant: None };
     neighbour.handle_hello(hello(65_534), at(0));
     assert_eq!(neighbour.rxcost(), INFINITY, "one is not enough");
     neighbour.handle_hello(hello(0), at(8000));

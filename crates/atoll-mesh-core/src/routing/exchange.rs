@@ -84,7 +84,7 @@ impl Router {
             self.handle_retraction(link, target, now);
             return true;
         }
-        let announcement = match self.known(target, &announcement) {
+        let announcement = match self.known(target, &announcement, now) {
             Some(known) => known,
             // What is not known at all cannot go away, and an older word is no news.
             None if is_retraction && !self.is_newer_word(target, &announcement) => {
@@ -235,8 +235,11 @@ impl Router {
         }
     }
 
-    /// The same word, if it is in the table already: it was checked then.
-    fn known(&self, target: Target, word: &Announcement) -> Option<Arc<Announcement>> {
+    /// The same word, if it is in the table already: it was checked then. Its grant may have ended since.
+    fn known(&self, target: Target, word: &Announcement, now: Time) -> Option<Arc<Announcement>> {
+        if word.grant.is_some_and(|grant| grant.expiry_ms <= self.calendar_ms(now)) {
+            return None;
+        }
         let entry = self.entries.get(&target)?;
         let words = entry.sources.values().filter_map(|source| source.word.as_ref());
         let mut known = entry.routes.values().map(|route| &route.announcement).chain(words);

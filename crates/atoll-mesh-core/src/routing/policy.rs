@@ -15,6 +15,7 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub struct Federation {
     authorities: BTreeMap<RegionPrefix, (RegionId, NodeId)>,
+    policies: BTreeMap<RegionPrefix, LinkPolicy>,
     /// This node's right to announce its own region over links to other regions.
     pub grant: Option<Grant>,
 }
@@ -30,6 +31,29 @@ impl Federation {
             self.authorities.insert(prefix, (region, authority));
         }
         has_room && is_same
+    }
+
+    /// Sets what goes over links to a region that is believed; without this it is [`LinkPolicy::default`].
+    pub fn set_policy(&mut self, region: RegionId, policy: LinkPolicy) {
+        let prefix = RegionPrefix::of(region);
+        if self.authorities.contains_key(&prefix) {
+            self.policies.insert(prefix, policy);
+        }
+    }
+
+    /// The regions that are believed, with the keys of their authorities, in the order of their prefixes.
+    pub fn regions(&self) -> impl Iterator<Item = (RegionId, NodeId)> {
+        self.authorities.values().copied()
+    }
+
+    /// What goes over links to a region.
+    pub(crate) fn policy(&self, region: RegionPrefix) -> LinkPolicy {
+        self.policies.get(&region).cloned().unwrap_or_default()
+    }
+
+    /// Whose word counts for a region.
+    fn authority(&self, region: RegionPrefix) -> Option<(RegionId, NodeId)> {
+        self.authorities.get(&region).copied()
     }
 }
 
@@ -64,7 +88,7 @@ pub struct LinkPolicy {
 }
 
 impl LinkPolicy {
-    pub(super) fn announces(&self, target: Target) -> bool {
+    pub(crate) fn announces(&self, target: Target) -> bool {
         match target {
             Target::Node(_) => true,
             Target::Region(region) => self.announce.contains(region),
@@ -94,11 +118,40 @@ impl Router {
         match (target, &announcement.grant) {
             (Target::Node(_), None) => true,
             (Target::Region(prefix), Some(grant)) => {
-                let authority = self.federation.authorities.get(&prefix);
-                authority.is_some_and(|(region, key)| *region == grant.region && grant.is_authentic(*key))
-                    && grant.expiry_ms > self.calendar_ms(now)
+                prefix == RegionPrefix::of(grant.region) && self.grant_end(grant, now).is_some()
             }
             _ => false,
+        }
+    }
+
+    /// When a grant ends that its region's authority signed; nothing if it did not, or the grant has ended.
+    pub(crate) fn grant_end(&self, grant: &Grant, now: Time) -> Option<Time> {
+        let (region, key) = self.federation.authority(RegionPrefix::of(grant.region))?;
+        let end = self.end_of(grant, now)?;
+        (region == grant.region && grant.is_authentic(key)).then_some(end)
+    }
+
+    /// When a grant ends that was checked before; nothing if it has ended.
+    pub(crate) fn end_of(&self, grant: &Grant, now: Time) -> Option<Time> {
+        (grant.expiry_ms > self.calendar_ms(now)).then(|| self.time_of(grant.expiry_ms))
+    }
+
+    /// This node's right to speak for its region, if it has one now.
+    pub(crate) fn own_grant(&self, now: Time) -> Option<Grant> {
+        let grant = self.federation.grant?;
+        (self.is_own_grant(&grant) && grant.expiry_ms > self.calendar_ms(now)).then_some(grant)
+    }
+
+    /// Removes routes to regions of which another authority decides than before, or none.
+    pub(super) fn forget_changed(&mut self, before: &Federation, now: Time) {
+        let is_changed = |prefix| self.federation.authority(prefix) != before.authority(prefix);
+        let changed: Vec<_> = before.authorities.keys().copied().filter(|prefix| is_changed(*prefix)).collect();
+        for target in changed.into_iter().map(Target::Region) {
+            let Some(entry) = self.entries.get_mut(&target) else { continue };
+            entry.routes.clear();
+            // What was checked by the former word is not known any more; distances are, so that no circle forms.
+            entry.sources.values_mut().for_each(|source| source.word = None);
+            self.select(target, now);
         }
     }
 

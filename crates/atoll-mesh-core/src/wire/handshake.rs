@@ -6,7 +6,7 @@
 
 use core::hash::Hasher as _;
 
-use atoll_base::{RegionId, ids::domain_hash};
+use atoll_base::{RegionId, RegionPrefix, ids::domain_hash};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
@@ -56,6 +56,8 @@ pub const PROBE_BYTES: usize = HEAD_BYTES + 4 + CHECK_BYTES;
 const HEAD_BYTES: usize = 8;
 const CHECK_BYTES: usize = 16;
 const ECHO_BYTES: usize = 8;
+/// By which an init names a region: its /48.
+const REGION_BYTES: usize = 6;
 /// Where the tag under the cookie begins within an init.
 const COOKIE_TAG_AT: usize = INIT_BYTES - CHECK_BYTES - 16;
 
@@ -160,6 +162,8 @@ pub struct Init<'a> {
     pub sender: u32,
     /// The first Noise message.
     pub noise: &'a [u8; NOISE_1_BYTES],
+    /// The initiator's region, if it is not the responder's.
+    pub caller: Option<RegionPrefix>,
     bytes: &'a [u8; INIT_BYTES],
 }
 
@@ -239,7 +243,11 @@ pub enum HandshakeFrame<'a> {
 /// The key of the outer check. Everyone who knows the region id has it: it keeps strangers' noise and other regions
 /// away from the expensive part, and is no proof of anything.
 #[derive(Clone)]
-pub struct RegionMac([u8; 16]);
+pub struct RegionMac {
+    key: [u8; 16],
+    /// How first messages name their sender's region: not at all within one.
+    caller: [u8; REGION_BYTES],
+}
 
 impl RegionMac {
     /// The key for a region.
@@ -247,7 +255,13 @@ impl RegionMac {
         let hash = domain_hash("atoll mesh outer mac v2", &[&region.0]);
         let mut key = [0; 16];
         key.copy_from_slice(&hash[..16]);
-        Self(key)
+        Self { key, caller: [0; REGION_BYTES] }
+    }
+
+    /// For frames that a node of `own` builds for one of `other`: the check is that of the receiver's region.
+    pub fn towards(other: RegionId, own: RegionId) -> Self {
+        let caller = if other == own { [0; REGION_BYTES] } else { RegionPrefix::of(own).0 };
+        Self { caller, ..Self::of(other) }
     }
 
     /// Parses a frame of any kind but data.
@@ -256,10 +270,17 @@ impl RegionMac {
             KIND_INIT => {
                 let bytes: &[u8; INIT_BYTES] = self.check(frame)?;
                 let (noise, padding) = bytes[HEAD_BYTES..COOKIE_TAG_AT].split_first_chunk().ok_or(WireError::Length)?;
+                let (caller, padding) = padding.split_first_chunk::<REGION_BYTES>().ok_or(WireError::Length)?;
                 if padding.iter().any(|byte| *byte != 0) {
                     return Err(WireError::Field);
                 }
-                Ok(HandshakeFrame::Init(Init { part: Part::parse(bytes[2])?, sender: index(bytes), noise, bytes }))
+                let caller = match caller {
+                    [0, 0, 0, 0, 0, 0] => None,
+                    [0xfd, ..] => Some(RegionPrefix(*caller)),
+                    _ => return Err(WireError::Field),
+                };
+                let (part, sender) = (Part::parse(bytes[2])?, index(bytes));
+                Ok(HandshakeFrame::Init(Init { part, sender, noise, caller, bytes }))
             }
             KIND_RESPONSE => {
                 let bytes: &[u8; RESPONSE_BYTES] = self.check(frame)?;
@@ -306,6 +327,7 @@ impl RegionMac {
     pub fn init(&self, part: Part, sender: u32, noise: &[u8; NOISE_1_BYTES], cookie: Option<&Cookie>) -> Vec<u8> {
         let mut frame = head(KIND_INIT, INIT_BYTES, part.number(), sender);
         frame.extend_from_slice(noise);
+        frame.extend_from_slice(&self.caller);
         frame.resize(COOKIE_TAG_AT, 0);
         let tag = cookie.map_or([0; 16], |cookie| tag(&cookie.0, &frame));
         frame.extend_from_slice(&tag);
@@ -354,7 +376,7 @@ impl RegionMac {
     }
 
     fn close(&self, mut frame: Vec<u8>) -> Vec<u8> {
-        let tag = tag(&self.0, &frame);
+        let tag = tag(&self.key, &frame);
         frame.extend_from_slice(&tag);
         frame
     }
@@ -362,7 +384,7 @@ impl RegionMac {
     fn check<'a, const N: usize>(&self, frame: &'a [u8]) -> Result<&'a [u8; N], WireError> {
         let bytes: &[u8; N] = frame.try_into().map_err(|_| WireError::Length)?;
         let (body, check) = bytes.split_at(N - CHECK_BYTES);
-        if verify_slices_are_equal(&tag(&self.0, body), check).is_err() {
+        if verify_slices_are_equal(&tag(&self.key, body), check).is_err() {
             return Err(WireError::Region);
         }
         if (body[1], body[3]) != (VERSION, 0) {

@@ -1,9 +1,12 @@
 //! What the daemon makes when it starts, and what it takes away of that when it stops.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    net::Ipv6Addr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use atoll_base::{MeshAddr, NodeSecret, RegionPrefix};
-use atoll_mesh_core::{Mesh, Settings, Time, Tuning, kem::AwsLcKem, limits::MTU};
+use atoll_mesh_core::{Mesh, Settings, Time, Tuning, kem::AwsLcKem, limits::MTU, routing::Federation};
 use atoll_os::tun::{Tun, TunConfig};
 
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
 };
 
 /// The core, as it is configured.
-pub(super) fn mesh(config: &Config, secret: NodeSecret, exit: Option<&Exit>) -> Mesh {
+pub(super) fn mesh(config: &Config, secret: NodeSecret, exit: Option<&Exit>, federation: Federation) -> Mesh {
     let settings = Settings {
         secret,
         region: config.region,
@@ -25,6 +28,7 @@ pub(super) fn mesh(config: &Config, secret: NodeSecret, exit: Option<&Exit>) -> 
     };
     let mut mesh = Mesh::new(settings, Time::ZERO);
     mesh.set_members(config.members.as_ref().map(|members| members.iter().copied().collect()), Time::ZERO);
+    mesh.set_federation(federation, Time::ZERO);
     match exit {
         None => {}
         Some(Exit::Use(node)) => mesh.use_exit(Some(*node)),
@@ -33,8 +37,8 @@ pub(super) fn mesh(config: &Config, secret: NodeSecret, exit: Option<&Exit>) -> 
     mesh
 }
 
-/// The TUN device.
-pub(super) async fn device(config: &Config, network: MeshAddr) -> Result<Tun, MeshError> {
+/// The TUN device, also for the networks of other regions.
+pub(super) async fn device(config: &Config, network: MeshAddr, others: &[Ipv6Addr]) -> Result<Tun, MeshError> {
     let tun = Tun::create(TunConfig {
         name: config.interface.clone(),
         mtu: MTU as u32,
@@ -42,7 +46,9 @@ pub(super) async fn device(config: &Config, network: MeshAddr) -> Result<Tun, Me
         network: network.network(),
         region: RegionPrefix::of(config.region).network(),
     });
-    Ok(tun.await?)
+    let tun = tun.await?;
+    tun.route_regions(others).await?;
+    Ok(tun)
 }
 
 /// What there is around the device: the firewall of the own address, and what exits need.

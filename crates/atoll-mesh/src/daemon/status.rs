@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use atoll_api::mesh::{self as api_types, MeshStatus};
-use atoll_base::{MeshAddr, NodeId};
+use atoll_base::{MeshAddr, NodeId, RegionPrefix};
 use atoll_mesh_core::{LinkId, Origin, routing::Verdict};
 use tokio::time::Instant;
 
@@ -38,6 +38,7 @@ impl Daemon {
         let links = self.mesh.link_status();
         let peers = links.iter().map(|link| api_types::Peer {
             node: link.node,
+            region: link.region.map(|region| RegionPrefix::of(region).to_string()),
             endpoint: link.endpoint,
             origin: match link.origin {
                 Origin::Static => "static",
@@ -68,6 +69,7 @@ impl Daemon {
             border: route.border,
             next_hop: nodes.get(&route.link).copied(),
             metric: route.metric,
+            hops: route.hops,
         });
         let sessions = self.mesh.session_status(self.io.now()).into_iter().map(|session| api_types::Session {
             node: session.node,
@@ -138,6 +140,9 @@ impl Daemon {
         }
         if self.mesh.reaches_exit() == Some(false) {
             problems.push("exit: there is no way to it; check that it runs, or name another".to_owned());
+        }
+        if self.config.grant.is_some() && !self.mesh.is_border(self.io.now()) {
+            problems.push("the `grant` of this node has ended: get a new one from the region's authority".to_owned());
         }
         problems.extend(self.babel.iter().flat_map(Babel::problems));
         problems.extend(self.discovery.iter().flat_map(Discovery::problems).cloned());

@@ -80,6 +80,8 @@ impl Place {
             babel: Vec::new(),
             open: vec!["all".to_owned()],
             exit: None,
+            grant: None,
+            regions: Vec::new(),
         }
     }
 

@@ -141,6 +141,8 @@ impl Plan<'_> {
             babel: if member.namespace.is_none() { self.settings.mesh.babel.clone() } else { Vec::new() },
             open: open(),
             exit: None,
+            grant: None,
+            regions: Vec::new(),
         })
     }
 

@@ -118,6 +118,8 @@ fn standalone(args: &RunArgs, state: Option<&Path>) -> Result<Config> {
         babel: Vec::new(),
         open: args.open.clone(),
         exit: None,
+        grant: None,
+        regions: Vec::new(),
     })
 }
 

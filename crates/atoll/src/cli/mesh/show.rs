@@ -92,7 +92,7 @@ pub(super) fn peers(args: &ShowArgs, state: Option<&Path>) -> Result<ExitCode> {
             peer.node.map_or("?".to_owned(), NodeId::short),
             if peer.up { "up" } else { "down" }.to_owned(),
             peer.endpoint.to_string(),
-            peer.origin.clone(),
+            peer.region.as_ref().map_or_else(|| peer.origin.clone(), |region| format!("{} in {region}", peer.origin)),
             peer.rtt_us.map_or("-".to_owned(), milliseconds),
             format!("{}.{} %", peer.loss_permille / 10, peer.loss_permille % 10),
             peer.cost.to_string(),
@@ -167,7 +167,7 @@ pub(super) fn routes(args: &RoutesArgs, state: Option<&Path>) -> Result<ExitCode
             route.prefix.clone(),
             route.next_hop.map_or("-".to_owned(), NodeId::short),
             "-".to_owned(),
-            "-".to_owned(),
+            route.hops.to_string(),
             route.metric.to_string(),
             "-".to_owned(),
         ]

@@ -1,0 +1,258 @@
+//! Real daemons of two regions, joined by their border nodes. Needs root and `ip`.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use atoll_api::{UnixClient, mesh::MeshStatus};
+use atoll_base::{MeshAddr, NodeSecret, RegionId, RegionPrefix};
+use atoll_mesh::{Config, RegionConfig};
+use atoll_mesh_core::Grant;
+use atoll_os::netns::NetNs;
+use tokio::{runtime::Builder, sync::oneshot};
+
+const A: RegionId = RegionId([0x5c; 32]);
+const B: RegionId = RegionId([0x5d; 32]);
+const PORT: u16 = 4870;
+/// How long the slowest machine may take for what takes two seconds on an idle one.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A namespace with a daemon of one region in it.
+struct Place {
+    namespace: NetNs,
+    folder: tempfile::TempDir,
+    secret: NodeSecret,
+    region: RegionId,
+    daemon: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+fn authority(region: RegionId) -> NodeSecret {
+    NodeSecret::from_seed(region.0)
+}
+
+impl Place {
+    fn new(name: &str, seed: u8, region: RegionId) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let namespace = NetNs::ensure(&format!("atoll-regions-{}-{number}-{name}", std::process::id()))
+            .expect("a namespace (this test needs root)");
+        let folder = tempfile::tempdir().expect("a folder");
+        let secret = NodeSecret::from_seed([seed; 32]);
+        fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
+        Self { namespace, folder, secret, region, daemon: None }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/mesh.sock")
+    }
+
+    fn address(&self) -> Ipv6Addr {
+        MeshAddr::of(self.region, self.secret.id()).node()
+    }
+
+    /// The other region, as this node recognises it.
+    fn other(&self, peers: &[&str]) -> RegionConfig {
+        let id = if self.region == A { B } else { A };
+        let peers = peers.iter().map(|peer| format!("udp://{peer}:{PORT}")).collect();
+        RegionConfig { id, authority: authority(id).id(), peers, announce: None, accept: None, price: 0 }
+    }
+
+    fn config(&self, peers: &[&str]) -> Config {
+        Config {
+            identity: self.folder.path().join("identity.key"),
+            region: self.region,
+            interface: "atoll0".to_owned(),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
+            peers: peers.iter().map(|peer| format!("udp://{peer}:{PORT}")).collect(),
+            discovery: Vec::new(),
+            members: None,
+            babel: Vec::new(),
+            grant: None,
+            regions: vec![self.other(&[])],
+            socket: self.socket(),
+        }
+    }
+
+    /// The same as a border node for so many milliseconds.
+    fn border_config(&self, life_ms: u64, border_peers: &[&str]) -> Config {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let expiry_ms = u64::try_from(now.as_millis()).expect("not too late") + life_ms;
+        let grant = Grant::sign(&authority(self.region), self.region, self.secret.id(), expiry_ms);
+        Config { grant: Some(grant.to_text()), regions: vec![self.other(border_peers)], ..self.config(&[]) }
+    }
+
+    /// Runs a command inside, which must succeed.
+    fn run(&self, line: &str) {
+        let mut words = line.split_whitespace();
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words);
+        self.namespace.enter_on_spawn(&mut command).expect("inside");
+        let output = command.output().expect("it starts");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Joins this place to another by a wire with IPv4 addresses.
+    fn join(&self, link: &str, ip: &str, other: &Self, far_link: &str, far_ip: &str) {
+        let far = other.namespace.name();
+        self.run(&format!("ip link add {link} type veth peer name {far_link} netns {far}"));
+        self.run(&format!("ip addr add {ip}/24 dev {link}"));
+        self.run(&format!("ip link set {link} up"));
+        other.run(&format!("ip addr add {far_ip}/24 dev {far_link}"));
+        other.run(&format!("ip link set {far_link} up"));
+    }
+
+    fn start(&mut self, config: Config) {
+        let (stop, stopped) = oneshot::channel();
+        let namespace = self.namespace.clone();
+        let thread = std::thread::spawn(move || {
+            let run = || {
+                let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+                let shutdown = async {
+                    let _ = stopped.await;
+                };
+                runtime.block_on(atoll_mesh::run(config, shutdown)).expect("an orderly end");
+            };
+            namespace.run(run).expect("inside the namespace");
+        });
+        self.daemon = Some((stop, thread));
+        wait("the daemon answers", || self.try_status().is_some());
+    }
+
+    fn stop(&mut self) {
+        let Some((stop, thread)) = self.daemon.take() else { return };
+        let _ = stop.send(());
+        let _ = thread.join();
+    }
+
+    fn try_status(&self) -> Option<MeshStatus> {
+        let ask = || {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async { UnixClient::new(self.socket()).get("/v1/status").await.ok() })
+        };
+        self.namespace.run(ask).expect("inside the namespace")
+    }
+
+    fn status(&self) -> MeshStatus {
+        self.try_status().expect("the daemon answers")
+    }
+
+    /// Whether one echo of so many bytes comes back, uncut.
+    fn pings(&self, other: &Self, bytes: usize) -> bool {
+        let (bytes, target) = (bytes.to_string(), other.address().to_string());
+        let mut command = Command::new("ping");
+        command.args(["-6", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", &bytes, &target]);
+        self.namespace.enter_on_spawn(&mut command).expect("inside");
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().expect("ping is installed").success()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.stop();
+        if let Err(error) = NetNs::remove(self.namespace.name()) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A host and a border of A, a border and a host of B, in a line. Not started yet.
+fn line() -> [Place; 4] {
+    let places = [Place::new("a", 1, A), Place::new("x", 2, A), Place::new("y", 3, B), Place::new("b", 4, B)];
+    let [a, x, y, b] = &places;
+    a.join("to-x", "10.78.1.1", x, "to-a", "10.78.1.2");
+    x.join("to-y", "10.78.2.2", y, "to-x", "10.78.2.3");
+    y.join("to-b", "10.78.3.3", b, "to-y", "10.78.3.4");
+    places
+}
+
+/// Sends some megabytes over TCP, and compares what comes out.
+fn transfer(source: &Place, target: &Place) {
+    const BYTES: usize = 4 * 1024 * 1024;
+    let listen = SocketAddrV6::new(target.address(), 5001, 0, 0);
+    let listener = target.namespace.run(|| TcpListener::bind(listen)).expect("inside").expect("bound");
+    let sent: Vec<u8> = (0..BYTES).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let receiver = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).expect("read");
+        received
+    });
+    let start = Instant::now();
+    let stream = source.namespace.run(|| TcpStream::connect(listen)).expect("inside");
+    let mut stream = stream.expect("connected");
+    stream.set_write_timeout(Some(PATIENCE)).expect("set");
+    stream.write_all(&sent).expect("written");
+    drop(stream);
+    assert!(receiver.join().expect("no panic") == sent, "the bytes came out as they went in");
+    println!("{BYTES} bytes in {:?}", start.elapsed());
+}
+
+#[test]
+fn hosts_of_two_regions_ping_and_talk_over_tcp_through_two_borders() {
+    let [mut a, mut x, mut y, mut b] = line();
+    let configs = [
+        a.config(&["10.78.1.2"]),
+        x.border_config(3_600_000, &["10.78.2.3"]),
+        y.border_config(3_600_000, &[]),
+        b.config(&["10.78.3.3"]),
+    ];
+    for (place, config) in [&mut a, &mut x, &mut y, &mut b].into_iter().zip(configs) {
+        place.start(config);
+    }
+    wait("A's host reaches B's", || a.pings(&b, 56));
+    assert!(b.pings(&a, 56) && a.pings(&y, 56) && x.pings(&b, 56));
+    // Exactly IPv6's smallest MTU: 40 bytes of header, 8 of ICMPv6; and one byte more.
+    assert!(a.pings(&b, 1280 - 48) && !a.pings(&b, 1281 - 48));
+    transfer(&a, &b);
+    transfer(&b, &a);
+
+    let status = a.status();
+    assert_eq!(status.routes.iter().map(|route| route.node).collect::<Vec<_>>(), [x.secret.id()], "no /112 of B");
+    let [region] = status.regions.as_slice() else { panic!("one region: {:?}", status.regions) };
+    assert_eq!(region.prefix, RegionPrefix::of(B).to_string());
+    assert_eq!((region.border, region.next_hop, region.hops), (y.secret.id(), Some(x.secret.id()), 2));
+    assert!(status.sessions.iter().any(|session| session.node == b.secret.id() && session.rx_bytes > 0));
+    let crossing = x.status().peers.into_iter().find(|peer| peer.node == Some(y.secret.id())).expect("a link");
+    assert!(crossing.up && crossing.region == Some(RegionPrefix::of(B).to_string()));
+    assert!(status.peers.iter().all(|peer| peer.region.is_none()));
+
+    // B's border starts anew without recognising A: nothing leads there any more, and B's own traffic goes on.
+    y.stop();
+    let closed = Config { grant: None, regions: Vec::new(), ..y.config(&[]) };
+    y.start(closed);
+    wait("A has no route to B", || a.status().regions.is_empty());
+    wait("B's inside works", || b.pings(&y, 56));
+    assert!(!a.pings(&b, 56));
+    wait("X says what is wrong", || x.status().problems.iter().any(|problem| problem.contains("10.78.2.3")));
+}
+
+#[test]
+fn a_border_whose_grant_ends_says_so_and_carries_nothing() {
+    let [_a, mut x, mut y, _b] = line();
+    let configs = [x.border_config(4_000, &["10.78.2.3"]), y.border_config(3_600_000, &[])];
+    for (place, config) in [&mut x, &mut y].into_iter().zip(configs) {
+        place.start(config);
+    }
+    wait("the borders reach each other", || x.pings(&y, 56));
+    wait("the route ends with the grant", || x.status().regions.is_empty() && y.status().regions.is_empty());
+    assert!(!x.pings(&y, 56));
+    assert!(x.status().problems.iter().any(|problem| problem.contains("`grant` of this node has ended")));
+    assert!(y.status().problems.is_empty());
+}
