@@ -1,6 +1,7 @@
 //! The one task that owns the mesh.
 
 mod status;
+mod streams;
 
 use std::{
     collections::BTreeMap,
@@ -8,29 +9,32 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use atoll_base::{MeshAddr, NodeId, RegionPrefix};
+use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionPrefix};
 use atoll_mesh_core::{
-    Event, LinkId, Mesh, Origin, Settings, Time, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU,
+    Event, LinkId, Mesh, Origin, Settings, Time, Tuning, beacon::Beacon, kem::AwsLcKem, limits::MTU, stream::is_stream,
 };
 use atoll_os::{
     link_watch::{LinkChange, LinkWatch, interface_of, local_addresses},
     tun::{Tun, TunConfig},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use crate::{
     Config, MeshError, api,
     babel::Babel,
-    config::{Host, Peer},
+    config::{Host, Peer, Transport},
     discovery::{Discovery, Pace},
     io::{Io, Ready, open_udp},
     limits::{
         API_STOP_MAX, CARRIER_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL, RESOLVE_KNOWN_INTERVAL,
+        TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
     },
+    tls::News,
 };
+use streams::Tls;
 
 /// Runs the daemon until `shutdown` completes.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
@@ -39,20 +43,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let plain = config.check_babel(MeshAddr::of(config.region, node))?;
     let listener = api::listen(&config.socket).await?;
     let (udp, is_ipv6) = open_udp(config.listen)?;
+    let (told, mut news) = mpsc::channel(TLS_BATCHES_MAX);
+    let tls = Tls::start(&config, &peers, told)?;
     let discovery = Discovery::open(config.discovery.clone())?;
     let babel = Babel::start(plain, config.region, node).await?;
-    let settings = Settings {
-        secret,
-        region: config.region,
-        seed: rand::random(),
-        kem: Box::new(AwsLcKem),
-        epoch: calendar_ms(),
-        tuning: Tuning::default(),
-    };
-    let mut mesh = Mesh::new(settings, Time::ZERO);
-    if let Some(members) = &config.members {
-        mesh.set_members(Some(members.iter().copied().collect()), Time::ZERO);
-    }
+    let mesh = make_mesh(&config, secret);
     let tun = Tun::create(TunConfig {
         name: config.interface.clone(),
         mtu: MTU as u32,
@@ -74,8 +69,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 
     let (found, endpoints) = mpsc::channel(REQUESTS_MAX);
     let resolver = tokio::spawn(resolve(peers.clone(), found));
-    let peers =
-        peers.into_iter().map(|peer| StaticPeer { peer, endpoint: None, silent_since: Instant::now() }).collect();
+    let peers = peers.into_iter().map(StaticPeer::new).collect();
     let socket = config.socket.clone();
     let watch = LinkWatch::here()?;
     let mut daemon = Daemon {
@@ -87,15 +81,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         babel,
         peers,
         watch,
+        tls,
         behind: BTreeMap::new(),
         carriers_seen: (Time::ZERO, 0),
     };
-    let result = daemon.run(requests, endpoints, shutdown).await;
+    let result = daemon.run(requests, endpoints, &mut news, shutdown).await;
     if let Some(babel) = daemon.babel.take() {
         babel.stop().await;
     }
     daemon.mesh.stop(daemon.io.now());
     daemon.io.flush(&mut daemon.mesh);
+    daemon.stop_streams(&mut news).await;
     resolver.abort();
 
     let _ = stop.send(());
@@ -104,6 +100,22 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     daemon.io.close().await;
     tracing::info!("the mesh has stopped");
     result
+}
+
+fn make_mesh(config: &Config, secret: NodeSecret) -> Mesh {
+    let settings = Settings {
+        secret,
+        region: config.region,
+        seed: rand::random(),
+        kem: Box::new(AwsLcKem),
+        epoch: calendar_ms(),
+        tuning: Tuning::default(),
+    };
+    let mut mesh = Mesh::new(settings, Time::ZERO);
+    if let Some(members) = &config.members {
+        mesh.set_members(Some(members.iter().copied().collect()), Time::ZERO);
+    }
+    mesh
 }
 
 struct Daemon {
@@ -115,6 +127,8 @@ struct Daemon {
     babel: Option<Babel>,
     peers: Vec<StaticPeer>,
     watch: LinkWatch,
+    /// What makes connections, if there can be any.
+    tls: Option<Tls>,
     /// Index of the interface over which each link that is up was reached when it came up.
     behind: BTreeMap<LinkId, u32>,
     /// When the carriers of those were last looked at, and how much had been sent by then.
@@ -124,7 +138,15 @@ struct Daemon {
 struct StaticPeer {
     peer: Peer,
     endpoint: Option<SocketAddr>,
+    /// Where it is called over TLS, if it is.
+    target: Option<watch::Sender<SocketAddr>>,
     silent_since: Instant,
+}
+
+impl StaticPeer {
+    fn new(peer: Peer) -> Self {
+        Self { peer, endpoint: None, target: None, silent_since: Instant::now() }
+    }
 }
 
 impl Daemon {
@@ -132,12 +154,15 @@ impl Daemon {
         &mut self,
         mut requests: mpsc::Receiver<api::Request>,
         mut endpoints: mpsc::Receiver<(usize, SocketAddr)>,
+        news: &mut mpsc::Receiver<News>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         tokio::pin!(shutdown);
         self.tell_addresses();
         let mut tell = interval(PLAIN_LOOK_INTERVAL);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = interval(TLS_SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let beacon = sleep_until(Instant::now());
         tokio::pin!(beacon);
         let mut pace = Pace::default();
@@ -145,6 +170,10 @@ impl Daemon {
         tokio::pin!(timer);
         loop {
             self.settle();
+            if self.io.streams().is_crowded() {
+                self.io.streams().relieve();
+                tokio::task::yield_now().await;
+            }
             let deadline = self.mesh.poll_timeout().map(|(at, _)| self.io.instant(at));
             if let Some(deadline) = deadline.filter(|deadline| *deadline != timer.deadline()) {
                 timer.as_mut().reset(deadline);
@@ -167,6 +196,8 @@ impl Daemon {
                 },
                 Some(request) = requests.recv() => self.answer(request),
                 Some((peer, endpoint)) = endpoints.recv() => self.place_peer(peer, endpoint),
+                Some(told) = news.recv(), if self.tls.is_some() => self.handle_news(told, news),
+                _ = sweep.tick(), if self.tls.is_some() => self.sweep_streams(),
                 _ = tell.tick(), if self.babel.is_some() => {
                     if let Some(babel) = &self.babel {
                         babel.tell(&self.mesh);
@@ -199,12 +230,12 @@ impl Daemon {
             match event {
                 Event::LinkUp { link, node, endpoint } => {
                     tracing::info!(%link, node = %node.short(), "neighbour is up");
-                    tracing::debug!(%link, %endpoint, "its endpoint");
+                    tracing::debug!(%link, endpoint = %self.shown(endpoint), "its endpoint");
                     self.place_link(link, endpoint);
                 }
                 Event::LinkMoved { link, node, endpoint } => {
                     tracing::info!(%link, node = %node.short(), "neighbour has moved");
-                    tracing::debug!(%link, %endpoint, "its endpoint");
+                    tracing::debug!(%link, endpoint = %self.shown(endpoint), "its endpoint");
                     self.place_link(link, endpoint);
                 }
                 Event::LinkDown { link, node } => {
@@ -240,7 +271,8 @@ impl Daemon {
 
     /// Notes over which interface a link goes.
     fn place_link(&mut self, link: LinkId, endpoint: SocketAddr) {
-        match interface_towards(endpoint) {
+        self.io.streams().note_up(endpoint);
+        match interface_towards(self.underlay(endpoint)) {
             Some(index) => self.behind.insert(link, index),
             None => self.behind.remove(&link),
         };
@@ -251,10 +283,11 @@ impl Daemon {
         let up: Vec<_> = self.mesh.link_status().into_iter().filter(|link| link.is_up).collect();
         for link in up {
             // Without any way there, it is the interface of before that is about to be lost.
-            if let Some(index) = interface_towards(link.endpoint) {
+            if let Some(index) = interface_towards(self.underlay(link.endpoint)) {
                 self.behind.insert(link.link, index);
             }
         }
+        self.drop_orphans();
         self.tell_addresses();
         self.mesh.handle_address_change(self.io.now());
     }
@@ -285,6 +318,13 @@ impl Daemon {
     fn place_peer(&mut self, index: usize, endpoint: SocketAddr) {
         let now = self.io.now();
         let Some(peer) = self.peers.get_mut(index) else { return };
+        if peer.peer.transport == Transport::Tls {
+            return self.place_tls_peer(index, endpoint);
+        }
+        if is_stream(endpoint.ip()) {
+            // A name that leads nowhere.
+            return;
+        }
         if let Some(old) = peer.endpoint.replace(endpoint) {
             self.mesh.remove_peer(old, now);
         }

@@ -136,6 +136,7 @@ impl Daemon {
             peers: Vec::new(),
             discovery: vec![discovery.to_owned()],
             members: None,
+            listen_tls: None,
             socket: self.socket(),
             babel,
         }

@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use atoll_api::{UnixClient, mesh::MeshStatus};
+use atoll_api::{
+    UnixClient,
+    mesh::{Endpoint, MeshStatus, Peer},
+};
 use atoll_base::{MeshAddr, NodeSecret, RegionId};
 use atoll_mesh::{Config, MeshError};
 use atoll_os::{
@@ -69,6 +72,7 @@ impl Member {
             peers: peers.iter().map(|peer| (*peer).to_owned()).collect(),
             discovery: discovery.iter().map(|interface| (*interface).to_owned()).collect(),
             members: None,
+            listen_tls: None,
             socket: self.socket(),
             babel: Vec::new(),
         }
@@ -278,7 +282,8 @@ fn three_machines_in_a_line_talk_end_to_end() {
     let far = status.routes.iter().find(|route| route.node == c.secret.id()).expect("a route to C");
     assert_eq!((far.hops, far.next_hop, far.address), (2, b.secret.id(), c.address()));
     assert!(status.sessions.iter().any(|session| session.node == c.secret.id() && session.rx_bytes > 0));
-    assert!(b.status().peers.iter().any(|peer| peer.node == Some(c.secret.id()) && peer.endpoint.is_ipv6()));
+    let is_v6 = |peer: &Peer| matches!(peer.endpoint, Endpoint::Udp(endpoint) if endpoint.is_ipv6());
+    assert!(b.status().peers.iter().any(|peer| peer.node == Some(c.secret.id()) && is_v6(peer)));
 
     transfer(&a, &c);
 

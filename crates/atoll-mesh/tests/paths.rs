@@ -87,6 +87,7 @@ impl Place {
             peers: peers.iter().map(|peer| format!("udp://{peer}:{PORT}")).collect(),
             discovery: Vec::new(),
             members: None,
+            listen_tls: None,
             babel: Vec::new(),
             socket: self.socket(),
         };
