@@ -428,6 +428,15 @@ fn strangers_get_nothing_and_take_nothing() {
     });
     println!("meanwhile: {count} echoes, longest pause {longest:?}");
     assert!(longest < Duration::from_secs(1) && count > 500, "{longest:?}, {count} echoes");
+    // Nor does a datagram pretend to be one of the connections, which have addresses of this prefix.
+    foe.run("ip addr add 100::5/64 dev eth nodad");
+    b.run("ip addr add 100::6/64 dev to-foe nodad");
+    wait("such datagrams are counted", || {
+        let send = || UdpSocket::bind(("100::5", 0)).and_then(|socket| socket.send_to(&[8; 100], ("100::6", PORT)));
+        // The neighbour's address may not be known yet.
+        let _ = foe.namespace.run(send).expect("inside");
+        b.gauge("odd_datagrams_total") > 0
+    });
     // Whoever belongs here gets in, attack or not.
     c.start(&["tls://10.7.4.2"], false);
     wait("another neighbour gets in", || c.hops(b) == Some(1) && b.hops(c) == Some(1));
