@@ -1,7 +1,8 @@
 //! API of the mesh daemon. `GET /v1/status` answers [`MeshStatus`]; `GET /v1/choices/ADDRESS` answers a list of
 //! [`Choice`]; `GET /metrics` answers Prometheus text.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use core::{fmt, str::FromStr};
+use std::net::{AddrParseError, Ipv6Addr, SocketAddr};
 
 use atoll_base::{NodeId, RegionId};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,50 @@ pub struct MeshStatus {
     pub problems: Vec<String>,
 }
 
+/// Where a neighbour is: `192.0.2.7:4870` over UDP, `tls://192.0.2.7:443` over TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Endpoint {
+    /// Datagrams go there.
+    Udp(SocketAddr),
+    /// A connection leads there.
+    Tls(SocketAddr),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Udp(address) => write!(f, "{address}"),
+            Self::Tls(address) => write!(f, "tls://{address}"),
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        match text.strip_prefix("tls://") {
+            Some(address) => address.parse().map(Self::Tls),
+            None => text.parse().map(Self::Udp),
+        }
+    }
+}
+
+impl From<Endpoint> for String {
+    fn from(endpoint: Endpoint) -> Self {
+        endpoint.to_string()
+    }
+}
+
+impl TryFrom<String> for Endpoint {
+    type Error = AddrParseError;
+
+    fn try_from(text: String) -> Result<Self, AddrParseError> {
+        text.parse()
+    }
+}
+
 /// A direct neighbour.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
@@ -41,8 +86,8 @@ pub struct Peer {
     /// Network of its region, a /48, if that is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Where its datagrams come from.
-    pub endpoint: SocketAddr,
+    /// Where its datagrams or its connection come from.
+    pub endpoint: Endpoint,
     /// How it was found: `static`, `discovered`, `incoming` or `punched` (a direct way past a relay).
     pub origin: String,
     /// Whether it answers.

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::{
     limits::COOKIE_SECRET_LIFE,
     secrets::Secrets,
+    stream::is_stream,
     time::Time,
     wire::handshake::{Cookie, Init, tag},
 };
@@ -37,7 +38,8 @@ impl Caller for SocketAddr {
         if let IpAddr::V6(ip) = self.ip()
             && ip.to_ipv4_mapped().is_none()
         {
-            bytes[8..].fill(0);
+            // A connection's address names its caller in four bytes more.
+            bytes[if is_stream(self.ip()) { 12 } else { 8 }..].fill(0);
         }
         bytes
     }

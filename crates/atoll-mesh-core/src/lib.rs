@@ -42,6 +42,7 @@ mod replay;
 pub mod routing;
 mod secrets;
 pub mod send_buffer;
+pub mod stream;
 mod time;
 mod timers;
 mod transport;

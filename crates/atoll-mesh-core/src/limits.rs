@@ -19,6 +19,9 @@ pub const MTU_PROBE_TRIES_MAX: u32 = 3;
 /// Largest control payload within a link frame; with all headers it fits the smallest IPv6 MTU.
 pub const CONTROL_BYTES_MAX: usize = 1100;
 
+/// Largest frame on a link over a connection: the largest datagram that is probed.
+pub const STREAM_FRAME_BYTES_MAX: usize = 8952;
+
 /// Babel TLVs in one packet, padding of one byte aside.
 pub const TLVS_MAX: usize = 256;
 
@@ -236,6 +239,9 @@ pub const SELF_PAUSE: Duration = Duration::from_secs(60);
 
 /// Cost of a link without delay, loss or bottleneck (RFC 8966 section 3.4.3: the nominal cost of a wired link).
 pub const LINK_COST: u16 = 96;
+/// What a link over TLS costs on top: as much as some ten clean links, or 15 % loss in both directions. So it is used only
+/// where no way over datagrams works, and stands by where one does.
+pub const STREAM_COST: u16 = 1024;
 /// Largest cost of a link: what is worse is all the same.
 pub const LINK_COST_MAX: u16 = 0x4000;
 /// Round trips below this add nothing to the cost (RFC 9616 section 3.3 `rtt-min`).
@@ -333,6 +339,8 @@ pub const PLAIN_FORWARD_PAUSE: Duration = Duration::from_secs(1);
 /// after a restart.
 pub const PLAIN_SEQNO_PAUSE: Duration = Duration::from_secs(1);
 
+const _: () = assert!(STREAM_FRAME_BYTES_MAX == crate::link_mtu::SIZES[crate::link_mtu::SIZES.len() - 1] as usize);
+const _: () = assert!(LINK_COST + STREAM_COST < LINK_COST_MAX);
 const _: () = assert!(QUEUE_DATAGRAMS_MAX < crate::replay::WINDOW as usize);
 const _: () = assert!(QUEUE_QUANTUM_BYTES <= QUEUE_BUFFER_BYTES);
 const _: () = assert!(QUEUE_MEMORY_BYTES_MAX <= 6 * 1024 * 1024);

@@ -14,7 +14,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::limits::CANDIDATES_MAX;
+use crate::{limits::CANDIDATES_MAX, stream::is_stream};
 
 /// An endpoint: IPv6 address, or IPv4 address in its mapped form, and port.
 pub const ENDPOINT_BYTES: usize = 18;
@@ -106,12 +106,12 @@ pub fn parse_endpoint(bytes: &[u8; ENDPOINT_BYTES]) -> Option<SocketAddr> {
 }
 
 /// Whether an endpoint may be told to others, and tried: not this machine itself, no group, and nothing that means
-/// something else on each link.
+/// something else on each link or, as the address of a connection, in each process.
 pub fn is_candidate(endpoint: SocketAddr) -> bool {
     let ip = endpoint.ip();
     let is_local = match ip {
         IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local() || v4.octets()[0] == 0,
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || is_stream(ip),
     };
     endpoint.port() != 0 && !is_local && !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast()
 }
@@ -158,6 +158,7 @@ mod tests {
             "[::]:4870",
             "[ff02::1]:4870",
             "[fe80::1]:4870",
+            "[100::1]:4870",
         ];
         for text in wrong {
             assert_eq!(parse_endpoint(&endpoint_bytes(endpoint(text))), None, "{text}");

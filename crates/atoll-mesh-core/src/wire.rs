@@ -29,6 +29,11 @@ pub const PAYLOAD_PATH_RESPONSE: u8 = 4;
 /// First byte of a control frame's payload, and all of it: the link is needed no longer.
 pub const PAYLOAD_CLOSE: u8 = 5;
 
+/// Whether a frame carries data, and so can be dropped where too many wait; all others keep links and keys alive.
+pub fn is_data(frame: &[u8]) -> bool {
+    frame.first() == Some(&KIND_DATA)
+}
+
 /// A frame that is not one of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {

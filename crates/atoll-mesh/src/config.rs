@@ -13,6 +13,8 @@ use std::{
 };
 
 use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId, RegionPrefix, keys::KeyError};
+use atoll_mesh_core::stream::is_stream;
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{DISCOVERY_INTERFACES_MAX, MEMBERS_MAX, PEERS_MAX};
@@ -23,6 +25,9 @@ pub(crate) use plain::Plain;
 pub use plain::{Announce, BabelConfig};
 pub(crate) use regions::Others;
 pub use regions::RegionConfig;
+
+/// Port of links over TLS, if none is given: that of HTTPS, which passes nearly everywhere.
+const TLS_PORT: u16 = 443;
 
 /// Configuration of the mesh daemon.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,7 +41,12 @@ pub struct Config {
     pub interface: String,
     /// Where to listen for datagrams: `[::]:4870` is IPv4 and IPv6 on all interfaces.
     pub listen: SocketAddr,
-    /// Neighbours to call, as `udp://host:port`.
+    /// Where to take links over TLS, for those to whom no UDP gets through: `[::]:443`. Absent: nowhere. Two programs of
+    /// one machine cannot have the same port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_tls: Option<SocketAddr>,
+    /// Neighbours to call, as `udp://host:port`, or as `tls://host:port` (443 if no port is given) where no UDP gets
+    /// through. One that is named both ways is called both ways: UDP is used whenever it works, TLS stands by.
     #[serde(default)]
     pub peers: Vec<String>,
     /// Interfaces on which neighbours are looked for; none: off.
@@ -89,7 +99,8 @@ pub enum ConfigError {
     },
     /// A peer is not an address.
     #[error(
-        "'{peer}' is not a peer: {why}; write udp://host:port, such as udp://192.0.2.7:4870 or udp://[fe80::1%eth0]:4870"
+        "'{peer}' is not a peer: {why}; write udp://host:port, such as udp://192.0.2.7:4870 or udp://[fe80::1%eth0]:4870, or \
+         tls://host"
     )]
     Peer {
         /// What was written.
@@ -156,8 +167,16 @@ pub enum ConfigError {
 /// A neighbour to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer {
+    pub(crate) transport: Transport,
     pub(crate) host: Host,
     pub(crate) port: u16,
+}
+
+/// Over what a neighbour is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    Tls,
 }
 
 /// Where a neighbour is.
@@ -194,6 +213,9 @@ impl Config {
                     peer: text.clone(),
                     why: "the address lies within the mesh itself, but a link needs an address outside of it",
                 }),
+                Host::Address(ip) if is_stream(ip) => {
+                    Err(ConfigError::Peer { peer: text.clone(), why: "no network delivers to that address (RFC 6666)" })
+                }
                 _ => Ok(peer),
             }
         });
@@ -231,13 +253,21 @@ impl FromStr for Peer {
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let refuse = |why| ConfigError::Peer { peer: text.to_owned(), why };
-        let rest = text.strip_prefix("udp://").ok_or_else(|| refuse("it does not begin with udp://"))?;
-        let (host, port) = rest.rsplit_once(':').ok_or_else(|| refuse("the port is missing"))?;
-        let port = port
-            .parse()
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or_else(|| refuse("the port is not a number from 1 to 65535"))?;
+        let (transport, rest) = match (text.strip_prefix("udp://"), text.strip_prefix("tls://")) {
+            (Some(rest), _) => (Transport::Udp, rest),
+            (None, Some(rest)) => (Transport::Tls, rest),
+            (None, None) => return Err(refuse("it does not begin with udp:// or tls://")),
+        };
+        // A colon within brackets belongs to the address.
+        let split = rest.rsplit_once(':').filter(|(_, port)| !port.ends_with(']'));
+        let (host, port) = match (split, transport) {
+            (Some((host, port)), _) => {
+                let port = port.parse().ok().filter(|port| *port != 0);
+                (host, port.ok_or_else(|| refuse("the port is not a number from 1 to 65535"))?)
+            }
+            (None, Transport::Tls) => (rest, TLS_PORT),
+            (None, Transport::Udp) => return Err(refuse("the port is missing")),
+        };
         let host = match host.strip_prefix('[').map(|inner| inner.strip_suffix(']')) {
             Some(None) => return Err(refuse("the bracket is not closed")),
             Some(Some(inner)) => match inner.split_once('%') {
@@ -260,22 +290,37 @@ impl FromStr for Peer {
                 _ => return Err(refuse("it is not a host name")),
             },
         };
-        Ok(Self { host, port })
+        Ok(Self { transport, host, port })
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.transport {
+            Transport::Udp => "udp://",
+            Transport::Tls => "tls://",
+        })?;
         match &self.host {
-            Host::Address(IpAddr::V6(ip)) => write!(f, "udp://[{ip}]:{}", self.port),
-            Host::Address(IpAddr::V4(ip)) => write!(f, "udp://{ip}:{}", self.port),
-            Host::Scoped(ip, interface) => write!(f, "udp://[{ip}%{interface}]:{}", self.port),
-            Host::Name(name) => write!(f, "udp://{name}:{}", self.port),
+            Host::Address(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            Host::Address(IpAddr::V4(ip)) => write!(f, "{ip}:{}", self.port),
+            Host::Scoped(ip, interface) => write!(f, "[{ip}%{interface}]:{}", self.port),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
         }
     }
 }
 
 impl Peer {
+    /// What a TLS client says whom it calls: the name under which the neighbour was configured, and nothing if that is an
+    /// address (RFC 6066 section 3).
+    pub(crate) fn server_name(&self) -> ServerName<'static> {
+        match &self.host {
+            Host::Address(ip) => ServerName::from(*ip),
+            Host::Scoped(ip, _) => ServerName::from(IpAddr::V6(*ip)),
+            Host::Name(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
+                .unwrap_or(ServerName::from(IpAddr::V6(Ipv6Addr::UNSPECIFIED))),
+        }
+    }
+
     /// Where it is now; nothing if its name or interface is not known at the moment.
     pub(crate) async fn resolve(&self) -> Option<SocketAddr> {
         match &self.host {
@@ -308,15 +353,35 @@ mod tests {
             "udp://[fe80::1%eth0]:4870",
             "udp://node-1.example:65535",
             "udp://localhost:4870",
+            "tls://192.0.2.7:8443",
+            "tls://[fe80::1%eth0]:443",
+            "tls://node-1.example:1",
         ] {
             assert_eq!(text.parse::<Peer>().expect(text).to_string(), text);
         }
+        for text in ["tls://192.0.2.7", "tls://[2001:db8::1]", "tls://[fe80::1%eth0]", "tls://node-1.example"] {
+            assert_eq!(text.parse::<Peer>().expect(text).to_string(), format!("{text}:443"));
+        }
+    }
+
+    #[test]
+    fn a_tls_client_names_the_host_if_it_has_a_name() {
+        let name = |text: &str| text.parse::<Peer>().expect(text).server_name();
+        assert_eq!(name("tls://node-1.example."), ServerName::try_from("node-1.example").expect("a name"));
+        assert!(matches!(name("tls://192.0.2.7"), ServerName::IpAddress(_)));
+        assert!(matches!(name("tls://[fe80::1%eth0]"), ServerName::IpAddress(_)));
     }
 
     #[test]
     fn what_is_no_peer_is_refused_with_a_reason() {
         for (text, reason) in [
             ("tcp://192.0.2.7:4870", "udp://"),
+            ("https://192.0.2.7", "tls://"),
+            ("tls://192.0.2.7:0", "port is not a number"),
+            ("tls://2001:db8::1", "needs brackets"),
+            ("tls://[::1", "bracket is not closed"),
+            ("tls://", "not a host name"),
+            ("tls://a:b", "port is not a number"),
             ("udp://192.0.2.7", "port is missing"),
             ("udp://192.0.2.7:0", "port is not a number"),
             ("udp://192.0.2.7:70000", "port is not a number"),

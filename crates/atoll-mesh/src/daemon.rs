@@ -2,6 +2,7 @@
 
 mod setup;
 mod status;
+mod streams;
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use atoll_base::{MeshAddr, NodeId, RegionId, RegionPrefix};
-use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Time, beacon::Beacon};
+use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Time, beacon::Beacon, stream::is_stream};
 use atoll_os::{
     link::detour::DETOUR_MARK,
     link_watch::{LinkChange, LinkWatch, interface_of, local_addresses},
@@ -17,20 +18,23 @@ use atoll_os::{
 };
 use setup::Surroundings;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use crate::{
     Config, MeshError, api,
     babel::Babel,
-    config::{Exit, Host, Peer},
+    config::{Exit, Host, Peer, Transport},
     discovery::{Discovery, Pace},
     io::{Io, Ready, open_udp},
     limits::{
         API_STOP_MAX, CARRIER_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL, RESOLVE_KNOWN_INTERVAL,
+        TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
     },
+    tls::News,
 };
+use streams::Tls;
 
 /// Runs the daemon until `shutdown` completes.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
@@ -43,6 +47,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let listener = api::listen(&config.socket).await?;
     let mark = matches!(exit, Some(Exit::Use(_))).then_some(DETOUR_MARK);
     let (udp, is_ipv6) = open_udp(config.listen, mark)?;
+    let borders = others.peers.into_iter().map(|(peer, region)| (peer, Some(region)));
+    let peers: Vec<_> =
+        peers.into_iter().map(|peer| (peer, None)).chain(borders).map(StaticPeer::new).collect();
+    let (told, mut news) = mpsc::channel(TLS_BATCHES_MAX);
+    let tls = Tls::start(&config, &peers, mark, told)?;
     let discovery = Discovery::open(config.discovery.clone())?;
     let other_networks: Vec<_> = others.ids.iter().map(|id| RegionPrefix::of(*id).network()).collect();
     let babel = Babel::start(plain, config.region, node, &other_networks).await?;
@@ -69,9 +78,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let server = tokio::spawn(server.into_future());
 
     let (found, endpoints) = mpsc::channel(REQUESTS_MAX);
-    let peers: Vec<_> = peers.into_iter().map(|peer| (peer, None)).collect();
-    let borders = others.peers.into_iter().map(|(peer, region)| (peer, Some(region)));
-    let peers: Vec<_> = peers.into_iter().chain(borders).map(StaticPeer::new).collect();
     let resolver = tokio::spawn(resolve(peers.iter().map(|peer| peer.peer.clone()).collect(), found));
     let socket = config.socket.clone();
     let mut daemon = Daemon {
@@ -84,15 +90,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         peers,
         mark,
         watch,
+        tls,
         behind: BTreeMap::new(),
         carriers_seen: (Time::ZERO, 0),
     };
-    let result = daemon.run(requests, endpoints, shutdown).await;
+    let result = daemon.run(requests, endpoints, &mut news, shutdown).await;
     if let Some(babel) = daemon.babel.take() {
         babel.stop().await;
     }
     daemon.mesh.stop(daemon.io.now());
     daemon.io.flush(&mut daemon.mesh);
+    daemon.stop_streams(&mut news).await;
     resolver.abort();
 
     let _ = stop.send(());
@@ -115,6 +123,8 @@ struct Daemon {
     /// Mark of the links' datagrams, if there is one.
     mark: Option<u32>,
     watch: LinkWatch,
+    /// What makes connections, if there can be any.
+    tls: Option<Tls>,
     /// Index of the interface over which each link that is up was reached when it came up.
     behind: BTreeMap<LinkId, u32>,
     /// When the carriers of those were last looked at, and how much had been sent by then.
@@ -126,12 +136,14 @@ struct StaticPeer {
     /// Its region, if it is another.
     region: Option<RegionId>,
     endpoint: Option<SocketAddr>,
+    /// Where it is called over TLS, if it is.
+    target: Option<watch::Sender<SocketAddr>>,
     silent_since: Instant,
 }
 
 impl StaticPeer {
     fn new((peer, region): (Peer, Option<RegionId>)) -> Self {
-        Self { peer, region, endpoint: None, silent_since: Instant::now() }
+        Self { peer, region, endpoint: None, target: None, silent_since: Instant::now() }
     }
 }
 
@@ -140,12 +152,15 @@ impl Daemon {
         &mut self,
         mut requests: mpsc::Receiver<api::Request>,
         mut endpoints: mpsc::Receiver<(usize, SocketAddr)>,
+        news: &mut mpsc::Receiver<News>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         tokio::pin!(shutdown);
         self.tell_addresses();
         let mut tell = interval(PLAIN_LOOK_INTERVAL);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = interval(TLS_SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let beacon = sleep_until(Instant::now());
         tokio::pin!(beacon);
         let mut pace = Pace::default();
@@ -153,6 +168,10 @@ impl Daemon {
         tokio::pin!(timer);
         loop {
             self.settle();
+            if self.io.streams().is_crowded() {
+                self.io.streams().relieve();
+                tokio::task::yield_now().await;
+            }
             let deadline = self.mesh.poll_timeout().map(|(at, _)| self.io.instant(at));
             if let Some(deadline) = deadline.filter(|deadline| *deadline != timer.deadline()) {
                 timer.as_mut().reset(deadline);
@@ -175,6 +194,8 @@ impl Daemon {
                 },
                 Some(request) = requests.recv() => self.answer(request),
                 Some((peer, endpoint)) = endpoints.recv() => self.place_peer(peer, endpoint),
+                Some(told) = news.recv(), if self.tls.is_some() => self.handle_news(told, news),
+                _ = sweep.tick(), if self.tls.is_some() => self.sweep_streams(),
                 _ = tell.tick(), if self.babel.is_some() => {
                     if let Some(babel) = &self.babel {
                         babel.tell(&self.mesh);
@@ -207,12 +228,12 @@ impl Daemon {
             match event {
                 Event::LinkUp { link, node, endpoint } => {
                     tracing::info!(%link, node = %node.short(), "neighbour is up");
-                    tracing::debug!(%link, %endpoint, "its endpoint");
+                    tracing::debug!(%link, endpoint = %self.shown(endpoint), "its endpoint");
                     self.place_link(link, endpoint);
                 }
                 Event::LinkMoved { link, node, endpoint } => {
                     tracing::info!(%link, node = %node.short(), "neighbour has moved");
-                    tracing::debug!(%link, %endpoint, "its endpoint");
+                    tracing::debug!(%link, endpoint = %self.shown(endpoint), "its endpoint");
                     self.place_link(link, endpoint);
                 }
                 Event::LinkDown { link, node } => {
@@ -248,7 +269,8 @@ impl Daemon {
 
     /// Notes over which interface a link goes.
     fn place_link(&mut self, link: LinkId, endpoint: SocketAddr) {
-        match interface_towards(endpoint, self.mark) {
+        self.io.streams().note_up(endpoint);
+        match interface_towards(self.underlay(endpoint), self.mark) {
             Some(index) => self.behind.insert(link, index),
             None => self.behind.remove(&link),
         };
@@ -259,10 +281,11 @@ impl Daemon {
         let up: Vec<_> = self.mesh.link_status().into_iter().filter(|link| link.is_up).collect();
         for link in up {
             // Without any way there, it is the interface of before that is about to be lost.
-            if let Some(index) = interface_towards(link.endpoint, self.mark) {
+            if let Some(index) = interface_towards(self.underlay(link.endpoint), self.mark) {
                 self.behind.insert(link.link, index);
             }
         }
+        self.drop_orphans();
         self.tell_addresses();
         self.mesh.handle_address_change(self.io.now());
     }
@@ -309,6 +332,13 @@ impl Daemon {
     fn place_peer(&mut self, index: usize, endpoint: SocketAddr) {
         let now = self.io.now();
         let Some(peer) = self.peers.get_mut(index) else { return };
+        if peer.peer.transport == Transport::Tls {
+            return self.place_tls_peer(index, endpoint);
+        }
+        if is_stream(endpoint.ip()) {
+            // A name that leads nowhere.
+            return;
+        }
         if let Some(old) = peer.endpoint.replace(endpoint) {
             self.mesh.remove_peer(old, now);
         }

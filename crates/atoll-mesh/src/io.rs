@@ -14,6 +14,7 @@ use atoll_mesh_core::{
     ecn::Ecn,
     offload::{Offload, Super, complete_checksum_at},
     send_buffer::SendBuffer,
+    stream::{is_stream, next_frame},
     wire::data::{HEADROOM_BYTES, OVERHEAD_BYTES, RecordFlags},
 };
 use atoll_os::tun::{Tun, VNET_HEADER_BYTES, VnetHeader};
@@ -30,6 +31,7 @@ use crate::{
     },
     send::{Row, Sender, canonical},
     stuck::Shape,
+    tls::Streams,
 };
 
 /// What became readable.
@@ -63,6 +65,8 @@ pub(crate) struct Io {
     held_until: Option<Time>,
     /// Packets that the kernel handed over in a form that was not agreed on.
     pub(crate) odd_packets: u64,
+    /// Datagrams from an address that no machine has.
+    pub(crate) odd_datagrams: u64,
 }
 
 impl Io {
@@ -86,6 +90,7 @@ impl Io {
             send_buffer: SendBuffer::default(),
             held_until: None,
             odd_packets: 0,
+            odd_datagrams: 0,
         })
     }
 
@@ -157,7 +162,7 @@ impl Io {
             }
             self.delivery.write(&self.received, &self.tun);
             self.flush(mesh);
-            if count < offered {
+            if count < offered || self.sender.streams.is_crowded() {
                 // Whatever came in since then makes the socket readable again.
                 return;
             }
@@ -168,6 +173,10 @@ impl Io {
     fn handle_row(&mut self, mesh: &mut Mesh, number: usize, now: Time) {
         let meta = self.meta[number];
         let from = canonical(meta.addr);
+        if is_stream(from.ip()) {
+            // Somebody pretends to be one of our connections.
+            return self.odd_datagrams += 1;
+        }
         let start = number * SUPER_BYTES_MAX;
         let (end, stride) = (start + meta.len, meta.stride.max(1));
         let outer = Ecn::of_bits(meta.ecn.map_or(0, |ecn| ecn as u8));
@@ -198,6 +207,32 @@ impl Io {
         }
     }
 
+    /// Feeds frames, each behind its length, that came in over a connection to the core.
+    pub(crate) fn read_frames(&mut self, mesh: &mut Mesh, from: SocketAddr, mut bytes: Vec<u8>) {
+        let now = self.now();
+        let mut at = 0;
+        while let Ok(Some(frame)) = next_frame(&bytes[at..]) {
+            let (start, end) = (at + frame.start, at + frame.end);
+            match mesh.handle_datagram_ecn(from, Ecn::NotCapable, &mut bytes[start..end], now) {
+                Received::Done => {}
+                Received::Packet(record) => self.delivery.push(start, record),
+                Received::Relay { to, ecn } => {
+                    self.row.extend(&mut self.sender, to, ecn, end - start).copy_from_slice(&bytes[start..end]);
+                }
+            }
+            at = end;
+        }
+        self.sender.send_row(&mut self.row);
+        self.note_full(mesh);
+        self.delivery.write(&bytes, &self.tun);
+        self.flush(mesh);
+    }
+
+    /// What is known of connections.
+    pub(crate) const fn streams(&mut self) -> &mut Streams {
+        &mut self.sender.streams
+    }
+
     /// Feeds packets of this machine to the core.
     pub(crate) fn read_packets(&mut self, mesh: &mut Mesh) -> Result<(), MeshError> {
         let now = self.now();
@@ -206,6 +241,9 @@ impl Io {
                 Ok(length) => {
                     self.handle_super(mesh, length, now);
                     self.note_full(mesh);
+                    if self.sender.streams.is_crowded() {
+                        break;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

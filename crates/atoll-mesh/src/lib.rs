@@ -19,9 +19,11 @@ pub mod limits;
 mod metrics;
 mod send;
 mod stuck;
+mod tls;
 
 pub use config::{Allow, AllowAll, Announce, BabelConfig, Config, ConfigError, ExitConfig, ExitOffer, RegionConfig};
 pub use daemon::run;
+pub use tls::TlsError;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -62,6 +64,37 @@ pub enum MeshError {
         #[source]
         source: std::io::Error,
     },
+    /// The TCP port is taken.
+    #[error(
+        "TCP port {0} is in use by another program: stop that program, or set another port in `listen_tls`, or leave it out",
+        .listen.port()
+    )]
+    TlsPortInUse {
+        /// Where it should have listened.
+        listen: SocketAddr,
+    },
+    /// The TCP port is one that this user may not have.
+    #[error(
+        "not permitted to listen on TCP port {0}: run this as root or with CAP_NET_BIND_SERVICE, or set a port above 1023 \
+         in `listen_tls`",
+        .listen.port()
+    )]
+    TlsNotPermitted {
+        /// Where it should have listened.
+        listen: SocketAddr,
+    },
+    /// The TCP socket could not be made.
+    #[error("cannot listen for TLS on {listen}: check that `listen_tls` is an address of this machine")]
+    ListenTls {
+        /// Where it should have listened.
+        listen: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// TLS does not work at all.
+    #[error("cannot use TLS: leave out `listen_tls` and peers that begin with tls://")]
+    Tls(#[from] TlsError),
     /// The socket for beacons could not be made.
     #[error(
         "cannot look for neighbours on the local network (UDP port {}): free the port, or leave `discovery` empty",

@@ -35,6 +35,56 @@ pub const OPEN_MAX: usize = 256;
 pub const EXIT_PREFIXES_MAX: usize = 256;
 /// Interfaces on which peers are discovered.
 pub const DISCOVERY_INTERFACES_MAX: usize = 32;
+/// Connections over TLS that others called, in any state after the TLS handshake; the oldest that carries no link gives
+/// way.
+pub const TLS_CONNECTIONS_MAX: usize = 256;
+/// Connections of one address (IPv4) or network (IPv6 /64), in any state.
+pub const TLS_CONNECTIONS_PER_SOURCE_MAX: usize = 32;
+/// TLS handshakes that are answered at the same time; the oldest gives way.
+pub const TLS_HALF_OPEN_MAX: usize = 64;
+/// TLS handshakes that are begun for others each second.
+pub const TLS_ACCEPTS_PER_SECOND_MAX: u32 = 100;
+/// The same for one address or network.
+pub const TLS_ACCEPTS_PER_SOURCE_AND_SECOND_MAX: u32 = 10;
+/// Connections that are accepted by the kernel and wait for this program.
+pub const TLS_BACKLOG: i32 = 128;
+/// When the kernel cannot accept: pause before the next try.
+pub const TLS_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection may take, and after that its TLS handshake.
+pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// A connection over which no link is up for this long is closed.
+pub const TLS_IDLE_MAX: Duration = Duration::from_secs(6);
+/// How often connections are looked at for that.
+pub const TLS_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// What was sent and is not acknowledged for this long ends a connection (RFC 5482).
+pub const TLS_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before a connection that was useful is made again; doubles with each failure. A random part of up to a half is
+/// taken off.
+pub const TLS_DIAL_PAUSE: Duration = Duration::from_millis(250);
+/// Longest such pause.
+pub const TLS_DIAL_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Frames that are written together: what one TLS record holds (RFC 8446 section 5.1).
+pub const TLS_CHUNK_BYTES: usize = 16_384;
+/// What the kernel may hold of a connection that it has not sent yet: enough for its next burst, and little to wait for.
+pub const TLS_UNSENT_BYTES: u32 = 128 * 1024;
+/// Data that waits for one connection, with the lengths of its frames.
+pub const TLS_QUEUE_BYTES_MAX: usize = 1024 * 1024;
+/// Frames with data that wait for one connection: less than a replay window, because other frames overtake them.
+pub const TLS_QUEUE_FRAMES_MAX: usize = 1536;
+/// Data that waits for all connections.
+pub const TLS_QUEUES_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Data that waited for this long keeps further data out.
+pub const TLS_QUEUE_DELAY_MAX: Duration = Duration::from_millis(100);
+/// More data than this makes the owner of the mesh let the connections write before it reads on.
+pub const TLS_CROWD_BYTES: usize = 128 * 1024;
+/// Frames of links and handshakes that wait for one connection.
+pub const TLS_URGENT_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that are read from a connection before they are handed on.
+pub const TLS_READ_BYTES: usize = 64 * 1024;
+/// Such batches that wait for the owner of the mesh; then connections wait.
+pub const TLS_BATCHES_MAX: usize = 32;
+/// How long connections may take to send their last words at shutdown.
+pub const TLS_STOP_MAX: Duration = Duration::from_millis(500);
 /// Questions to the local API that wait for an answer.
 pub const REQUESTS_MAX: usize = 16;
 /// How often names and interfaces of peers are looked up that are not known yet.
@@ -66,3 +116,7 @@ pub const PLAIN_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub const PLAIN_PACKET_BYTES_MAX: usize = 9216;
 /// How long the removal of learned routes may take at shutdown.
 pub const PLAIN_STOP_MAX: Duration = Duration::from_secs(5);
+
+const _: () = assert!(TLS_CHUNK_BYTES > atoll_mesh_core::limits::STREAM_FRAME_BYTES_MAX + 2);
+const _: () = assert!(TLS_QUEUE_FRAMES_MAX <= atoll_mesh_core::limits::QUEUE_DATAGRAMS_MAX);
+const _: () = assert!(TLS_CONNECTIONS_PER_SOURCE_MAX * 4 <= TLS_CONNECTIONS_MAX);

@@ -5,13 +5,14 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
 };
 
-use atoll_mesh_core::ecn::Ecn;
+use atoll_mesh_core::{ecn::Ecn, stream::is_stream};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use tokio::{io::Interest, net::UdpSocket};
 
 use crate::{
     limits::{ROOM_PAUSE, ROW_BYTES_MAX},
     stuck::{Shape, Stuck},
+    tls::Streams,
 };
 
 /// The socket.
@@ -22,7 +23,7 @@ pub(crate) struct Sender {
     is_ipv6: bool,
     /// Rows of datagrams given to the kernel.
     pub(crate) sends: u64,
-    /// Datagrams that the kernel did not take.
+    /// Datagrams that the kernel did not take, and frames that a connection did not.
     pub(crate) errors: u64,
     /// The network said something of earlier datagrams.
     is_told: bool,
@@ -31,6 +32,8 @@ pub(crate) struct Sender {
     was_full: bool,
     /// Bytes that it took.
     taken: usize,
+    /// What goes over connections instead.
+    pub(crate) streams: Streams,
 }
 
 impl Sender {
@@ -47,6 +50,7 @@ impl Sender {
             stuck: Stuck::default(),
             was_full: false,
             taken: 0,
+            streams: Streams::default(),
         })
     }
 
@@ -79,6 +83,11 @@ impl Sender {
 
     /// Sends a row. What the socket does not take waits, and is the first to go when it takes more.
     pub(crate) fn send(&mut self, shape: Shape, row: &[u8]) {
+        if is_stream(shape.to.ip()) {
+            self.sends += 1;
+            self.errors += self.streams.send(shape.to, row, shape.datagram_bytes) as u64;
+            return;
+        }
         let sent = if self.stuck.is_empty() { self.send_some(shape, row) } else { 0 };
         if sent < row.len() && !self.stuck.push(shape, &row[sent..]) {
             self.errors += (row.len() - sent).div_ceil(shape.datagram_bytes.max(1)) as u64;

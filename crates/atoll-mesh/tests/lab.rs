@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use atoll_api::UnixClient;
+use atoll_api::{
+    UnixClient,
+    mesh::{Endpoint, Peer},
+};
 use atoll_base::{MeshAddr, NodeId, NodeSecret};
 use atoll_mesh::Config;
 use atoll_os::{
@@ -141,7 +144,8 @@ fn three_machines_in_a_line_talk_end_to_end() {
     let far = status.routes.iter().find(|route| route.node == c.secret.id()).expect("a route to C");
     assert_eq!((far.hops, far.next_hop, far.address), (2, b.secret.id(), c.address()));
     assert!(status.sessions.iter().any(|session| session.node == c.secret.id() && session.rx_bytes > 0));
-    assert!(b.status().peers.iter().any(|peer| peer.node == Some(c.secret.id()) && peer.endpoint.is_ipv6()));
+    let is_v6 = |peer: &Peer| matches!(peer.endpoint, Endpoint::Udp(endpoint) if endpoint.is_ipv6());
+    assert!(b.status().peers.iter().any(|peer| peer.node == Some(c.secret.id()) && is_v6(peer)));
 
     transfer(&a, &c);
 

@@ -11,6 +11,7 @@ use crate::{
     channel::Progress,
     handshake::{Ends, HandshakeError, Proven, Scope},
     limits::{CALLED_LINKS_PER_NODE_MAX, LINKS_MAX, SELF_PAUSE},
+    stream::is_stream,
     time::Time,
     timers::Timer,
     wire::handshake::{FINISH_CONTENT_BYTES, HandshakeFrame, Init, Part, RESPONSE_CONTENT_BYTES, RefuseReason},
@@ -87,6 +88,10 @@ impl Mesh {
             self.counters.dropped_unknown_session += 1;
             return;
         };
+        if is_stream(from.ip()) != is_stream(link.target().ip()) {
+            // Somebody carried it over to another kind of link.
+            return self.counters.dropped_forged += 1;
+        }
         if !self.answer_rate.allow(now) {
             self.counters.dropped_handshakes += 1;
             return;

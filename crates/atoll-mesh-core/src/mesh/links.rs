@@ -13,10 +13,11 @@ use crate::{
     babel::{self, Tlv, Writer},
     channel::Channel,
     handshake::Proven,
-    limits::{HANDSHAKE_RETRY_MAX, LINK_FORGET, PUNCHED_FORGET, REKEY_IDLE_FACTOR},
+    limits::{HANDSHAKE_RETRY_MAX, LINK_COST_MAX, LINK_FORGET, PUNCHED_FORGET, REKEY_IDLE_FACTOR, STREAM_COST},
     link_mtu::LinkMtu,
     liveness::{Action, Liveness},
     routing::{LinkPolicy, Neighbourhood},
+    stream::is_stream,
     time::Time,
     timers::Timer,
     wire::{
@@ -68,6 +69,12 @@ impl Link {
             rx_bytes: 0,
             tx_bytes: 0,
         }
+    }
+
+    /// What it costs: over a connection more, however good that is.
+    pub(super) fn cost(&self) -> u16 {
+        let extra = if is_stream(self.endpoint.ip()) { STREAM_COST } else { 0 };
+        self.liveness.metric.cost().saturating_add(extra).min(LINK_COST_MAX)
     }
 
     pub(super) fn is_at(&self, endpoint: SocketAddr) -> bool {
@@ -298,7 +305,7 @@ impl Mesh {
         let Some(hello) = hello.filter(|hello| self.handle_grant(id, hello.grant.as_ref(), now)) else { return };
         let Some(link) = self.links.get_mut(&id) else { return };
         let greeted = link.liveness.handle_greeting(hello, ihu, now);
-        let (is_up, cost, mtu) = (link.liveness.is_up(), link.liveness.metric.cost(), link.mtu.datagram_bytes());
+        let (is_up, cost, mtu) = (link.liveness.is_up(), link.cost(), link.mtu.datagram_bytes());
         match (greeted.is_changed, is_up) {
             (true, true) => self.handle_link_alive(id, now),
             (true, false) => self.handle_link_dead(id, now),
@@ -326,7 +333,7 @@ impl Mesh {
         let neighbourhood = Neighbourhood {
             region: peer.region,
             node: peer.node,
-            cost: link.liveness.metric.cost(),
+            cost: link.cost(),
             mtu: link.mtu.datagram_bytes(),
             generation: link.liveness.generation(),
             policy: link.policy.clone(),

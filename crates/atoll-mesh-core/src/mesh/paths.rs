@@ -12,6 +12,7 @@ use super::{Event, LinkId, Mesh};
 use crate::{
     limits::{PATH_CHECK_PAUSE, PATH_OLD_KEEP},
     punch::{ENDPOINT_BYTES, endpoint_bytes, parse_endpoint},
+    stream::is_stream,
     time::Time,
     timers::Timer,
     wire::{PAYLOAD_PATH_CHALLENGE, PAYLOAD_PATH_RESPONSE},
@@ -73,6 +74,10 @@ impl Mesh {
         if self.is_inside(from.ip()) {
             return;
         }
+        // A link over datagrams stays one, and so does one over connections: they differ in cost and in what is sent.
+        if self.links.get(&id).is_none_or(|link| is_stream(link.endpoint.ip()) != is_stream(from.ip())) {
+            return;
+        }
         let tokens = [self.token(), self.token()];
         let Some(link) = self.links.get_mut(&id) else { return };
         let old = link.endpoint;
@@ -112,7 +117,9 @@ impl Mesh {
     /// Takes a challenge, and answers it where it came from.
     pub(super) fn handle_path_challenge(&mut self, id: LinkId, from: SocketAddr, payload: &[u8], now: Time) {
         let Some((token, _)) = path_payload(payload) else { return self.counters.dropped_malformed += 1 };
-        let answer = [&[PAYLOAD_PATH_RESPONSE][..], &token, &endpoint_bytes(from)].concat();
+        // A connection's address means nothing to others: they are told none.
+        let seen = if is_stream(from.ip()) { [0; ENDPOINT_BYTES] } else { endpoint_bytes(from) };
+        let answer = [&[PAYLOAD_PATH_RESPONSE][..], &token, &seen].concat();
         self.send_link_to(id, from, &answer, now);
     }
 

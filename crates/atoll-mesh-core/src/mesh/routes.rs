@@ -66,7 +66,7 @@ impl Mesh {
     /// Tells the router what a link is worth now.
     pub(super) fn settle_link(&mut self, id: LinkId, now: Time) {
         let Some(link) = self.links.get(&id) else { return };
-        let (cost, mtu) = (link.liveness.metric.cost(), link.mtu.datagram_bytes());
+        let (cost, mtu) = (link.cost(), link.mtu.datagram_bytes());
         self.router.handle_link_cost(id, cost, mtu, now);
         self.flush_router(now);
     }

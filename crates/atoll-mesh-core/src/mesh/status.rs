@@ -107,7 +107,7 @@ pub struct LinkStatus {
     pub is_self: bool,
     /// Smoothed round trip.
     pub rtt: Option<Duration>,
-    /// What it costs: 96, and more for delay, loss and lack of capacity.
+    /// What it costs: 96, and more for delay, loss, lack of capacity, and for a connection instead of datagrams.
     pub cost: u16,
     /// Frames towards this end that get lost, in thousandths.
     pub loss_permille: u16,
@@ -178,7 +178,7 @@ impl Mesh {
             is_up: link.liveness.is_up() && (link.realm.id == self.local.region || link.granted.is_some()),
             is_self: link.is_self(),
             rtt: link.liveness.metric.rtt(),
-            cost: link.liveness.metric.cost(),
+            cost: link.cost(),
             loss_permille: link.liveness.metric.loss_permille(),
             rx_bytes: link.rx_bytes,
             tx_bytes: link.tx_bytes,

@@ -1,5 +1,7 @@
 //! Two nodes, one of which lies: what only the inside of a node can send.
 
+mod streams;
+
 use std::net::Ipv4Addr;
 
 use super::*;

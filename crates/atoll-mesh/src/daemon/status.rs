@@ -8,7 +8,9 @@ use atoll_mesh_core::{LinkId, Origin, routing::Verdict};
 use tokio::time::Instant;
 
 use super::Daemon;
-use crate::{api::Request, babel::Babel, discovery::Discovery, limits::PEER_PATIENCE, metrics::Snapshot};
+use crate::{
+    api::Request, babel::Babel, config::Transport, discovery::Discovery, limits::PEER_PATIENCE, metrics::Snapshot,
+};
 
 impl Daemon {
     /// Answers a question; whoever asked may have gone away.
@@ -25,10 +27,14 @@ impl Daemon {
         counters.push(("send_errors", self.io.send_errors()));
         counters.push(("tun_errors", self.io.tun_errors()));
         counters.push(("odd_packets", self.io.odd_packets));
+        counters.push(("odd_datagrams", self.io.odd_datagrams));
+        let (connections, waiting) = self.io.streams().load();
         let (queue_bytes, queue_datagrams) = self.mesh.held();
         let gauges = vec![
             ("queue_bytes", "Bytes of datagrams that wait for the socket", queue_bytes),
             ("queue_datagrams", "Datagrams that wait for the socket", queue_datagrams),
+            ("tls_connections", "Connections over TLS", connections),
+            ("tls_queue_bytes", "Bytes of data that wait for connections", waiting),
             ("send_buffer_bytes", "What the kernel's send buffer may hold", self.io.send_buffer_bytes()),
         ];
         Snapshot { status: self.status(), counters, gauges }
@@ -36,24 +42,27 @@ impl Daemon {
 
     fn status(&mut self) -> MeshStatus {
         let links = self.mesh.link_status();
-        let peers = links.iter().map(|link| api_types::Peer {
-            node: link.node,
-            region: link.region.map(|region| RegionPrefix::of(region).to_string()),
-            endpoint: link.endpoint,
-            origin: match link.origin {
-                Origin::Static => "static",
-                Origin::Discovered => "discovered",
-                Origin::Incoming => "incoming",
-                Origin::Punched => "punched",
-            }
-            .to_owned(),
-            up: link.is_up,
-            rtt_us: link.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
-            cost: link.cost,
-            loss_permille: link.loss_permille,
-            rx_bytes: link.rx_bytes,
-            tx_bytes: link.tx_bytes,
-        });
+        let peers: Vec<_> = links
+            .iter()
+            .map(|link| api_types::Peer {
+                node: link.node,
+                region: link.region.map(|region| RegionPrefix::of(region).to_string()),
+                endpoint: self.shown(link.endpoint),
+                origin: match link.origin {
+                    Origin::Static => "static",
+                    Origin::Discovered => "discovered",
+                    Origin::Incoming => "incoming",
+                    Origin::Punched => "punched",
+                }
+                .to_owned(),
+                up: link.is_up,
+                rtt_us: link.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+                cost: link.cost,
+                loss_permille: link.loss_permille,
+                rx_bytes: link.rx_bytes,
+                tx_bytes: link.tx_bytes,
+            })
+            .collect();
         let nodes = self.neighbours();
         let routes = self.mesh.route_status().into_iter().map(|route| api_types::Route {
             node: route.node,
@@ -84,7 +93,7 @@ impl Daemon {
             address: self.mesh.network().node(),
             interface: self.config.interface.clone(),
             port: self.io.port(),
-            peers: peers.collect(),
+            peers,
             routes: routes.collect(),
             regions: regions.collect(),
             sessions: sessions.collect(),
@@ -130,8 +139,12 @@ impl Daemon {
             } else if link.is_some_and(|link| !link.is_up) {
                 if peer.silent_since.elapsed() >= PEER_PATIENCE {
                     problems.push(format!(
-                        "peer {} does not answer; check that it runs, belongs to this region, and that UDP passes",
-                        peer.peer
+                        "peer {} does not answer; check that it runs, belongs to this region, and that {} passes",
+                        peer.peer,
+                        match peer.peer.transport {
+                            Transport::Udp => "UDP",
+                            Transport::Tls => "TCP",
+                        }
                     ));
                 }
                 continue;

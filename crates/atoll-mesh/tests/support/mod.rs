@@ -76,6 +76,7 @@ impl Place {
             peers: Vec::new(),
             discovery: Vec::new(),
             members: None,
+            listen_tls: None,
             socket: self.socket(),
             babel: Vec::new(),
             open: vec!["all".to_owned()],

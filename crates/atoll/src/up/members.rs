@@ -134,6 +134,7 @@ impl Plan<'_> {
             region: self.region(),
             interface: MESH_INTERFACE.to_owned(),
             listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), self.settings.ports.mesh),
+            listen_tls: None,
             peers: if member.namespace.is_none() { self.settings.mesh.peers.clone() } else { Vec::new() },
             discovery,
             members: member.closed.then(|| self.founders()).transpose()?,

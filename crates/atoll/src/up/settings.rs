@@ -90,7 +90,7 @@ impl Default for Ports {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Mesh {
-    /// Peers, `udp://host:port`.
+    /// Peers, `udp://host:port` or `tls://host:port`.
     #[serde(default)]
     pub(crate) peers: Vec<String>,
     /// Interfaces on which neighbours are discovered by link-local multicast.

@@ -45,7 +45,7 @@ pub(crate) struct RunArgs {
     /// Join with the line that `atoll mesh invite` printed elsewhere
     #[arg(long, value_name = "LINE", conflicts_with = "config")]
     invite: Option<Invite>,
-    /// A machine to call, udp://HOST:PORT; again for more
+    /// A machine to call, udp://HOST:PORT, or tls://HOST where no UDP passes; again for more
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     peer: Vec<String>,
     /// A network interface on which to look for neighbours; again for more
@@ -61,6 +61,9 @@ pub(crate) struct RunArgs {
     /// Where to listen for links
     #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT), conflicts_with = "config")]
     listen: SocketAddr,
+    /// Where to take links over TLS too, such as [::]:443, for machines to which no UDP passes
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    listen_tls: Option<SocketAddr>,
     /// Name of the network interface to make
     #[arg(long, value_name = "NAME", default_value = INTERFACE, conflicts_with = "config")]
     interface: String,
@@ -99,7 +102,7 @@ fn standalone(args: &RunArgs, state: Option<&Path>) -> Result<Config> {
     for link in args.invite.iter().flat_map(Invite::links) {
         match link.transport() {
             LinkTransport::Udp => peers.push(format!("udp://{link}")),
-            LinkTransport::Tls => tracing::warn!(%link, "skipped a link of the invite: this program has no TLS links"),
+            LinkTransport::Tls => peers.push(format!("tls://{link}")),
         }
     }
     let name = args.network.clone().unwrap_or_else(|| region.to_string()[..8].to_owned());
@@ -111,6 +114,7 @@ fn standalone(args: &RunArgs, state: Option<&Path>) -> Result<Config> {
         region,
         interface: args.interface.clone(),
         listen: args.listen,
+        listen_tls: args.listen_tls,
         peers,
         discovery: args.discovery.clone(),
         members: (!args.only.is_empty()).then(|| args.only.clone()),

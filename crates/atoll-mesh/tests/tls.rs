@@ -1,0 +1,491 @@
+//! Real daemons on networks where no UDP passes, and strangers at the TLS port. Needs root, `ip` and `nft`.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use atoll_api::{
+    UnixClient,
+    mesh::{Endpoint, MeshStatus, Peer},
+};
+use atoll_base::{MeshAddr, NodeSecret, RegionId};
+use atoll_mesh::{Config, limits};
+use atoll_os::netns::NetNs;
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::aws_lc_rs::default_provider,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio::{runtime::Builder, sync::oneshot};
+
+const REGION: RegionId = RegionId([0x5c; 32]);
+const PORT: u16 = 4870;
+const TLS_PORT: u16 = 443;
+const ECHO_PORT: u16 = 7;
+/// How long the slowest machine may take for what takes two seconds on an idle one.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A namespace, and perhaps a daemon in it.
+struct Place {
+    namespace: NetNs,
+    folder: tempfile::TempDir,
+    secret: NodeSecret,
+    daemon: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Place {
+    fn new(name: &str, seed: u8) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let namespace = NetNs::ensure(&format!("atoll-tls-{}-{number}-{name}", std::process::id()))
+            .expect("a namespace (this test needs root)");
+        let folder = tempfile::tempdir().expect("a folder");
+        let secret = NodeSecret::from_seed([seed; 32]);
+        fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
+        let place = Self { namespace, folder, secret, daemon: None };
+        place.run("ip link set lo up");
+        place
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/mesh.sock")
+    }
+
+    fn address(&self) -> Ipv6Addr {
+        MeshAddr::of(REGION, self.secret.id()).node()
+    }
+
+    /// Runs commands inside, one a line.
+    fn run(&self, lines: &str) {
+        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let mut words = line.split_whitespace();
+            let mut command = Command::new(words.next().expect("a program"));
+            command.args(words);
+            self.namespace.enter_on_spawn(&mut command).expect("inside");
+            let output = command.output().expect("it starts");
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
+    /// Joins this place to another by a wire with IPv4 addresses.
+    fn join(&self, link: &str, ip: &str, other: &Self, far_link: &str, far_ip: &str) {
+        let far = other.namespace.name();
+        self.run(&format!(
+            "ip link add {link} type veth peer name {far_link} netns {far}
+             ip addr add {ip}/24 dev {link}
+             ip link set {link} up"
+        ));
+        other.run(&format!("ip addr add {far_ip}/24 dev {far_link}\nip link set {far_link} up"));
+    }
+
+    /// From now on no UDP leaves over this link, nor comes in.
+    fn drop_udp(&self, link: &str) {
+        self.run(&format!(
+            "nft add table inet wall
+             nft add chain inet wall in {{ type filter hook input priority 0 ; }}
+             nft add chain inet wall out {{ type filter hook output priority 0 ; }}
+             nft add rule inet wall in iifname {link} meta l4proto udp drop
+             nft add rule inet wall out oifname {link} meta l4proto udp drop"
+        ));
+    }
+
+    /// From now on it does.
+    fn allow_udp(&self) {
+        self.run("nft delete table inet wall");
+    }
+
+    fn config(&self, peers: &[&str], listen_tls: bool) -> Config {
+        Config {
+            identity: self.folder.path().join("identity.key"),
+            region: REGION,
+            interface: "atoll0".to_owned(),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
+            listen_tls: listen_tls.then(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, TLS_PORT))),
+            peers: peers.iter().map(|peer| (*peer).to_owned()).collect(),
+            discovery: Vec::new(),
+            members: None,
+            babel: Vec::new(),
+            socket: self.socket(),
+        }
+    }
+
+    fn start(&mut self, peers: &[&str], listen_tls: bool) {
+        let config = self.config(peers, listen_tls);
+        let (stop, stopped) = oneshot::channel();
+        let namespace = self.namespace.clone();
+        let thread = std::thread::spawn(move || {
+            let run = || {
+                let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+                let shutdown = async {
+                    let _ = stopped.await;
+                };
+                runtime.block_on(atoll_mesh::run(config, shutdown)).expect("an orderly end");
+            };
+            namespace.run(run).expect("inside the namespace");
+        });
+        self.daemon = Some((stop, thread));
+        wait("the daemon answers", || self.try_status().is_some());
+        let socket = self.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, ECHO_PORT))).expect("inside");
+        // After a restart the first one still answers.
+        let Ok(socket) = socket else { return };
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(&buffer[..length], from);
+            }
+        });
+    }
+
+    fn stop(&mut self) {
+        let (stop, thread) = self.daemon.take().expect("it was started");
+        stop.send(()).expect("it runs");
+        thread.join().expect("no panic");
+    }
+
+    fn try_status(&self) -> Option<MeshStatus> {
+        let ask = || {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async { UnixClient::new(self.socket()).get("/v1/status").await.ok() })
+        };
+        self.namespace.run(ask).expect("inside the namespace")
+    }
+
+    fn status(&self) -> MeshStatus {
+        self.try_status().expect("the daemon answers")
+    }
+
+    /// Links on the way to another.
+    fn hops(&self, other: &Self) -> Option<u8> {
+        self.status().routes.iter().find(|route| route.node == other.secret.id()).map(|route| route.hops)
+    }
+
+    /// What the way to another costs.
+    fn metric(&self, other: &Self) -> Option<u32> {
+        self.status().routes.iter().find(|route| route.node == other.secret.id()).map(|route| route.metric)
+    }
+
+    /// Links to another that are up, over TLS or not.
+    fn links(&self, other: &Self, over_tls: bool) -> Vec<Peer> {
+        let is_wanted = |peer: &Peer| {
+            peer.up && peer.node == Some(other.secret.id()) && matches!(peer.endpoint, Endpoint::Tls(_)) == over_tls
+        };
+        self.status().peers.into_iter().filter(is_wanted).collect()
+    }
+
+    /// Milliseconds since the last handshake of the session with another.
+    fn session_age_ms(&self, other: &Self) -> u64 {
+        let sessions = self.status().sessions;
+        sessions.iter().find(|session| session.node == other.secret.id()).expect("a session").age_ms
+    }
+
+    /// A value of the daemon's metrics.
+    fn gauge(&self, name: &str) -> u64 {
+        let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).expect("the daemon answers");
+        let request = b"GET /metrics HTTP/1.1\r\nHost: mesh\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).expect("written");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("read");
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("atoll_mesh_{name} ")));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
+    }
+
+    /// Exchanges echoes with another, one each 10 ms, while `during` runs; the longest time without any, and how many
+    /// came back.
+    fn talk(&self, other: &Self, duration: Duration, during: impl FnOnce() + Send) -> (Duration, u32) {
+        let target = (other.address(), ECHO_PORT);
+        let exchange = || {
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).expect("a socket");
+            socket.set_read_timeout(Some(Duration::from_millis(10))).expect("set");
+            let (start, mut last, mut longest, mut count) = (Instant::now(), Instant::now(), Duration::ZERO, 0);
+            let mut buffer = [0; 2048];
+            while start.elapsed() < duration {
+                // While there is no route, the kernel says so.
+                let _ = socket.send_to(&[7; 1000], target);
+                let sent = Instant::now();
+                while sent.elapsed() < Duration::from_millis(10) {
+                    if socket.recv(&mut buffer).is_ok() {
+                        count += 1;
+                        longest = longest.max(last.elapsed());
+                        last = Instant::now();
+                    }
+                }
+            }
+            (longest.max(last.elapsed()), count)
+        };
+        std::thread::scope(|scope| {
+            let talking = scope.spawn(|| self.namespace.run(exchange).expect("inside"));
+            during();
+            talking.join().expect("no panic")
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.daemon.take() {
+            let _ = stop.send(());
+            let _ = thread.join();
+        }
+        if let Err(error) = NetNs::remove(self.namespace.name()) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn udp_is_used_while_it_passes_and_tls_as_long_as_it_does_not() {
+    let (mut a, mut b) = (Place::new("a", 41), Place::new("b", 42));
+    a.join("eth", "10.7.0.1", &b, "eth", "10.7.0.2");
+    a.drop_udp("eth");
+    b.start(&[], true);
+    a.start(&["udp://10.7.0.2:4870", "tls://10.7.0.2"], false);
+    wait("there is a way over TLS", || a.hops(&b) == Some(1) && b.hops(&a) == Some(1));
+    let links = a.links(&b, true);
+    assert_eq!(links[0].endpoint.to_string(), "tls://10.7.0.2:443");
+    assert!(matches!(b.links(&a, true)[0].endpoint, Endpoint::Tls(from) if from.ip().to_string() == "10.7.0.1"));
+    assert!(a.links(&b, false).is_empty());
+    let (longest, count) = a.talk(&b, Duration::from_secs(2), || {});
+    println!("over TLS: {count} echoes, longest pause {longest:?}");
+    assert!(count > 60 && longest < Duration::from_secs(1), "{count} echoes, {longest:?}");
+
+    for _ in 0..2 {
+        let before = a.session_age_ms(&b);
+        let start = Instant::now();
+        a.allow_udp();
+        wait("the way leads over UDP", || [a.metric(&b), b.metric(&a)].iter().all(|m| m.is_some_and(|m| m < 1000)));
+        println!("UDP is used {:?} after it passes again", start.elapsed());
+        assert_eq!((a.links(&b, true).len(), a.links(&b, false).len()), (1, 1), "TLS stands by");
+        let tls_bytes = |place: &Place| place.links(&b, true).iter().map(|link| link.tx_bytes).sum::<u64>();
+        let idle = tls_bytes(&a);
+        let (_, count) = a.talk(&b, Duration::from_secs(2), || {});
+        assert!(count > 60 && tls_bytes(&a) - idle < 2000, "{count} echoes, {} bytes", tls_bytes(&a) - idle);
+        let (longest, count) = a.talk(&b, Duration::from_secs(4), || {
+            std::thread::sleep(Duration::from_secs(1));
+            a.drop_udp("eth");
+        });
+        println!("UDP stopped to pass: {count} echoes, longest pause {longest:?}");
+        assert!(longest < Duration::from_millis(1500) && count > 100, "{longest:?}, {count} echoes");
+        let age = u128::from(a.session_age_ms(&b) - before);
+        assert!(age + 50 >= start.elapsed().as_millis(), "the session is the same: {age} ms older");
+    }
+}
+
+#[test]
+fn others_are_reached_over_a_neighbour_to_whom_only_tls_leads() {
+    let mut places = [Place::new("a", 43), Place::new("b", 44), Place::new("c", 45)];
+    let [a, b, c] = &mut places;
+    a.join("eth", "10.7.1.1", b, "west", "10.7.1.2");
+    b.join("east", "10.7.2.1", c, "eth", "10.7.2.2");
+    a.drop_udp("eth");
+    b.start(&[], true);
+    c.start(&["udp://10.7.2.1:4870"], false);
+    a.start(&["tls://10.7.1.2:443"], false);
+    wait("they reach each other", || a.hops(c) == Some(2) && c.hops(a) == Some(2));
+    let (longest, count) = a.talk(c, Duration::from_secs(2), || {});
+    println!("{count} echoes, longest pause {longest:?}");
+    assert!(count > 60 && longest < Duration::from_secs(1), "{count} echoes, {longest:?}");
+    // TLS leads to where it can, again and again: after the neighbour started anew, and from another address.
+    b.stop();
+    b.start(&[], true);
+    wait("they reach each other again", || a.hops(c) == Some(2) && c.hops(a) == Some(2));
+    a.talk(c, Duration::from_secs(1), || {});
+    let (longest, count) = a.talk(c, Duration::from_secs(5), || {
+        std::thread::sleep(Duration::from_secs(1));
+        a.run("ip addr del 10.7.1.1/24 dev eth\nip addr add 10.7.1.9/24 dev eth");
+    });
+    println!("after the address changed: {count} echoes, longest pause {longest:?}");
+    assert!(longest < Duration::from_secs(3) && count > 60, "{longest:?}, {count} echoes");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let place = Place::new("a", 46);
+    let config = place.config(&[], true);
+    let error = place.namespace.run(|| {
+        let _taken = TcpListener::bind((Ipv6Addr::UNSPECIFIED, TLS_PORT)).expect("it is free");
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(atoll_mesh::run(config, core::future::pending())).expect_err("the port is taken")
+    });
+    let error = error.expect("inside").to_string();
+    assert!(error.contains("TCP port 443 is in use") && error.contains("listen_tls"), "{error}");
+}
+
+/// A TLS client that has no business here.
+fn stranger(to: &str) -> Option<StreamOwned<ClientConnection, TcpStream>> {
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_no_client_auth();
+    let tls = ClientConnection::new(Arc::new(config), ServerName::try_from("node.example").expect("a name"));
+    let tcp = TcpStream::connect((to, TLS_PORT)).ok()?;
+    tcp.set_read_timeout(Some(PATIENCE)).expect("set");
+    let mut stream = StreamOwned::new(tls.expect("a client"), tcp);
+    stream.conn.complete_io(&mut stream.sock).ok()?;
+    Some(stream)
+}
+
+/// Tries again while there are too many connections of this address.
+fn patient_stranger(to: &str) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut stream = None;
+    wait("a stranger gets a TLS connection", || {
+        stream = stranger(to);
+        stream.is_some()
+    });
+    stream.expect("one")
+}
+
+/// How long it takes until the other end closes.
+fn until_closed(stream: &mut impl std::io::Read) -> Duration {
+    let start = Instant::now();
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return start.elapsed(),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                panic!("it is still open after {:?}", start.elapsed());
+            }
+            Err(_) => return start.elapsed(),
+        }
+    }
+}
+
+#[test]
+fn strangers_get_nothing_and_take_nothing() {
+    let mut places = [Place::new("a", 47), Place::new("b", 48), Place::new("c", 49), Place::new("stranger", 50)];
+    let [a, b, c, foe] = &mut places;
+    a.join("eth", "10.7.3.1", b, "to-a", "10.7.3.2");
+    c.join("eth", "10.7.4.1", b, "to-c", "10.7.4.2");
+    foe.join("eth", "10.7.5.1", b, "to-foe", "10.7.5.2");
+    let target = "10.7.5.2";
+    b.start(&[], true);
+    a.start(&["tls://10.7.3.2"], false);
+    wait("there is a way", || a.hops(b) == Some(1) && b.hops(a) == Some(1));
+    let open_files = || fs::read_dir("/proc/self/fd").expect("readable").count();
+    let files_before = open_files();
+
+    let attack = || {
+        // Not TLS.
+        let mut plain = TcpStream::connect((target, TLS_PORT)).expect("it listens");
+        plain.set_read_timeout(Some(PATIENCE)).expect("set");
+        plain.write_all(b"GET / HTTP/1.1\r\nHost: node.example\r\n\r\n").expect("sent");
+        assert!(until_closed(&mut plain) < Duration::from_secs(2));
+        // TLS, but what is in it are no frames: "GE" is a length that none has.
+        let mut browser = patient_stranger(target);
+        browser.write_all(b"GET / HTTP/1.1\r\nHost: node.example\r\n\r\n").expect("sent");
+        assert!(until_closed(&mut browser) < Duration::from_secs(2));
+        // Frames, but of nobody; and nothing at all.
+        let mut noisy = patient_stranger(target);
+        let mut silent = patient_stranger(target);
+        let garbage = [&[5, 220][..], &[7; 1500]].concat().repeat(40);
+        let start = Instant::now();
+        while noisy.write_all(&garbage).is_ok() {
+            assert!(start.elapsed() < PATIENCE, "it is still read");
+        }
+        println!("noise was heard for {:?}", start.elapsed());
+        println!("silence for {:?}", start.elapsed() + until_closed(&mut silent));
+        // Thousands of connections, of which the last ones stay open.
+        let (mut held, mut made) = (VecDeque::new(), 0);
+        let to = format!("{target}:{TLS_PORT}").parse().expect("an address");
+        for _ in 0..3000 {
+            let Ok(tcp) = TcpStream::connect_timeout(&to, PATIENCE) else { continue };
+            made += 1;
+            held.push_back(tcp);
+            if held.len() > 400 {
+                held.pop_front();
+            }
+        }
+        println!("{made} connections");
+        assert!(made > 1000);
+        held
+    };
+    let (held, (longest, count)) = std::thread::scope(|scope| {
+        let attacking = scope.spawn(|| foe.namespace.run(attack).expect("inside"));
+        let heard = a.talk(b, Duration::from_secs(18), || {});
+        (attacking.join().expect("no panic"), heard)
+    });
+    println!("meanwhile: {count} echoes, longest pause {longest:?}");
+    assert!(longest < Duration::from_secs(1) && count > 500, "{longest:?}, {count} echoes");
+    // Nor does a datagram pretend to be one of the connections, which have addresses of this prefix.
+    foe.run("ip addr add 100::5/64 dev eth nodad");
+    b.run("ip addr add 100::6/64 dev to-foe nodad");
+    wait("such datagrams are counted", || {
+        let send = || UdpSocket::bind(("100::5", 0)).and_then(|socket| socket.send_to(&[8; 100], ("100::6", PORT)));
+        // The neighbour's address may not be known yet.
+        let _ = foe.namespace.run(send).expect("inside");
+        b.gauge("odd_datagrams_total") > 0
+    });
+    // Whoever belongs here gets in, attack or not.
+    c.start(&["tls://10.7.4.2"], false);
+    wait("another neighbour gets in", || c.hops(b) == Some(1) && b.hops(c) == Some(1));
+    for mut tcp in held {
+        tcp.set_read_timeout(Some(PATIENCE)).expect("set");
+        until_closed(&mut tcp);
+    }
+    wait("only neighbours are left", || b.gauge("tls_connections") == 2);
+    // The other daemon, its connections at both ends, and what tests beside this one may open.
+    wait("nothing is left of strangers", || open_files() < files_before + 100);
+    assert!(b.status().peers.len() == 2, "strangers are no neighbours");
+    const { assert!(limits::TLS_CONNECTIONS_PER_SOURCE_MAX < 100) };
+}
+
+/// Takes every certificate.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
