@@ -17,19 +17,22 @@ use atoll_os::{
     tun::{Tun, TunConfig},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use crate::{
-    Config, MeshError, api,
+    Config, MeshError,
+    api::{self, ProbeAnswer},
     babel::Babel,
-    config::{Host, Peer},
+    config::{Host, Peer, TunMode},
     discovery::{Discovery, Pace},
     io::{Io, Ready, open_udp},
     limits::{
         API_STOP_MAX, CARRIER_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL, RESOLVE_KNOWN_INTERVAL,
     },
+    trace::Answered,
 };
 
 /// Runs the daemon until `shutdown` completes.
@@ -38,6 +41,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let node = secret.id();
     let plain = config.check_babel(MeshAddr::of(config.region, node))?;
     let listener = api::listen(&config.socket).await?;
+    let metrics = api::listen_metrics(config.metrics).await?;
     let (udp, is_ipv6) = open_udp(config.listen)?;
     let discovery = Discovery::open(config.discovery.clone())?;
     let babel = Babel::start(plain, config.region, node).await?;
@@ -53,24 +57,21 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     if let Some(members) = &config.members {
         mesh.set_members(Some(members.iter().copied().collect()), Time::ZERO);
     }
-    let tun = Tun::create(TunConfig {
-        name: config.interface.clone(),
-        mtu: MTU as u32,
-        address: mesh.network().node(),
-        network: mesh.network().network(),
-        region: RegionPrefix::of(config.region).network(),
-    })
-    .await?;
+    let tun = make_tun(&config, mesh.network()).await?;
     let io = Io::new(udp, is_ipv6, tun)?;
-    tracing::info!(node = %node.short(), interface = config.interface, port = io.port(), "the mesh is up");
+    let interface = io.interface().unwrap_or("none");
+    tracing::info!(node = %node.short(), interface, port = io.port(), "the mesh is up");
     tracing::debug!(address = %mesh.network().node(), "own address");
 
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = axum::serve(listener, api::router(sender)).with_graceful_shutdown(async {
-        let _ = stopped.await;
-    });
-    let server = tokio::spawn(server.into_future());
+    let (stop, stopped) = watch::channel(());
+    let mut servers = JoinSet::new();
+    if let Some(metrics) = metrics {
+        let server = axum::serve(metrics, api::metrics_router(sender.clone()));
+        servers.spawn(server.with_graceful_shutdown(ended(stopped.clone())).into_future());
+    }
+    let server = axum::serve(listener, api::router(sender));
+    servers.spawn(server.with_graceful_shutdown(ended(stopped)).into_future());
 
     let (found, endpoints) = mpsc::channel(REQUESTS_MAX);
     let resolver = tokio::spawn(resolve(peers.clone(), found));
@@ -89,6 +90,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         watch,
         behind: BTreeMap::new(),
         carriers_seen: (Time::ZERO, 0),
+        probes: BTreeMap::new(),
     };
     let result = daemon.run(requests, endpoints, shutdown).await;
     if let Some(babel) = daemon.babel.take() {
@@ -97,13 +99,34 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     daemon.mesh.stop(daemon.io.now());
     daemon.io.flush(&mut daemon.mesh);
     resolver.abort();
+    daemon.io.tap = None;
 
-    let _ = stop.send(());
-    let _ = timeout(API_STOP_MAX, server).await;
+    drop(stop);
+    let _ = timeout(API_STOP_MAX, servers.join_all()).await;
     let _ = std::fs::remove_file(&socket);
     daemon.io.close().await;
     tracing::info!("the mesh has stopped");
     result
+}
+
+/// The network interface, if there is to be one.
+async fn make_tun(config: &Config, network: MeshAddr) -> Result<Option<Tun>, MeshError> {
+    if config.tun == TunMode::None {
+        return Ok(None);
+    }
+    let config = TunConfig {
+        name: config.interface.clone(),
+        mtu: MTU as u32,
+        address: network.node(),
+        network: network.network(),
+        region: RegionPrefix::of(config.region).network(),
+    };
+    Ok(Some(Tun::create(config).await?))
+}
+
+/// Ready when the other end is gone.
+async fn ended(mut stopped: watch::Receiver<()>) {
+    while stopped.changed().await.is_ok() {}
 }
 
 struct Daemon {
@@ -119,6 +142,8 @@ struct Daemon {
     behind: BTreeMap<LinkId, u32>,
     /// When the carriers of those were last looked at, and how much had been sent by then.
     carriers_seen: (Time, u64),
+    /// Who waits for the answer to a probe.
+    probes: BTreeMap<u64, ProbeAnswer>,
 }
 
 struct StaticPeer {
@@ -195,7 +220,11 @@ impl Daemon {
         }
         self.io.flush(&mut self.mesh);
         self.look_at_carriers(now);
+        self.io.drop_closed_tap();
         while let Some(event) = self.mesh.poll_event() {
+            if matches!(event, Event::LinkUp { .. } | Event::LinkMoved { .. } | Event::LinkDown { .. }) {
+                self.tell_neighbours();
+            }
             match event {
                 Event::LinkUp { link, node, endpoint } => {
                     tracing::info!(%link, node = %node.short(), "neighbour is up");
@@ -212,6 +241,12 @@ impl Daemon {
                     tracing::info!(%link, node = %node.short(), "neighbour is down");
                 }
                 Event::SessionUp { node } => tracing::debug!(node = %node.short(), "session has new keys"),
+                Event::Answered { probe, network, node, is_target, round_trip } => {
+                    if let Some(answer) = self.probes.remove(&probe) {
+                        let answered = Answered { address: network.node(), node, is_target, round_trip };
+                        let _ = answer.send(Ok(answered));
+                    }
+                }
                 Event::Refused { node, reason } => tracing::info!(node = %node.short(), "refused a node: {reason}"),
                 Event::RefusedBy { node, reason } => {
                     tracing::warn!(node = %node.short(), "refused by a node: {reason}")

@@ -116,6 +116,8 @@ impl Daemon {
         let folder = tempfile::tempdir().expect("a folder");
         let secret = NodeSecret::from_seed([seed; 32]);
         fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(folder.path().join("identity.key"), private).expect("changed");
         Self { folder, secret, running: None }
     }
 
@@ -132,12 +134,14 @@ impl Daemon {
             identity: self.folder.path().join("identity.key"),
             region: REGION,
             interface: "atoll0".to_owned(),
+            tun: atoll_mesh::TunMode::Create,
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             peers: Vec::new(),
             discovery: vec![discovery.to_owned()],
             members: None,
             socket: self.socket(),
             babel,
+            metrics: None,
         }
     }
 

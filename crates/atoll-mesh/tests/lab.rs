@@ -57,6 +57,8 @@ impl Member {
         let folder = tempfile::tempdir().expect("a folder");
         let secret = NodeSecret::from_seed([seed; 32]);
         fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(folder.path().join("identity.key"), private).expect("changed");
         Self { namespace, folder, secret, daemon: None }
     }
 
@@ -65,12 +67,14 @@ impl Member {
             identity: self.folder.path().join("identity.key"),
             region: REGION,
             interface: "atoll0".to_owned(),
+            tun: atoll_mesh::TunMode::Create,
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             peers: peers.iter().map(|peer| (*peer).to_owned()).collect(),
             discovery: discovery.iter().map(|interface| (*interface).to_owned()).collect(),
             members: None,
             socket: self.socket(),
             babel: Vec::new(),
+            metrics: None,
         }
     }
 

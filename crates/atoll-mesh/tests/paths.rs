@@ -39,6 +39,8 @@ impl Place {
         let folder = tempfile::tempdir().expect("a folder");
         let secret = NodeSecret::from_seed([seed; 32]);
         fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(folder.path().join("identity.key"), private).expect("changed");
         Self { namespace, folder, secret, daemon: None }
     }
 
@@ -83,11 +85,13 @@ impl Place {
             identity: self.folder.path().join("identity.key"),
             region: REGION,
             interface: "atoll0".to_owned(),
+            tun: atoll_mesh::TunMode::Create,
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             peers: peers.iter().map(|peer| format!("udp://{peer}:{PORT}")).collect(),
             discovery: Vec::new(),
             members: None,
             babel: Vec::new(),
+            metrics: None,
             socket: self.socket(),
         };
         let (stop, stopped) = oneshot::channel();

@@ -121,12 +121,14 @@ impl Plan<'_> {
             identity: self.layout.identity(&member.name),
             region: self.region(),
             interface: MESH_INTERFACE.to_owned(),
+            tun: atoll_mesh::TunMode::Create,
             listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), self.settings.ports.mesh),
             peers: if member.namespace.is_none() { self.settings.mesh.peers.clone() } else { Vec::new() },
             discovery,
             members: None,
             socket: self.layout.daemon_socket(&member.name, Role::Mesh.name()),
             babel: Vec::new(),
+            metrics: None,
         }
     }
 
