@@ -1,7 +1,7 @@
 //! What goes through the daemon, for its owner to look at.
 //!
 //! Packets of this machine are shown whole. Of frames there is only what an observer of the link sees, and what became
-//! of them: contents of others are sealed, and own ones are shown as packets. Nothing here is called while nobody looks.
+//! of them: contents of others are sealed, and own ones are shown as packets. While nobody looks, nothing of this runs.
 
 use std::{
     collections::BTreeMap,

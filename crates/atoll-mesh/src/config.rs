@@ -48,8 +48,8 @@ pub struct Config {
     /// Interfaces on which routes are exchanged with ordinary Babel routers; none: off.
     #[serde(default)]
     pub babel: Vec<BabelConfig>,
-    /// Where Prometheus may scrape over TCP, such as `127.0.0.1:9871`: `GET /metrics`, and nothing else. Absent: only on
-    /// the unix socket.
+    /// Where Prometheus may scrape over TCP, such as `127.0.0.1:9871`: `GET /metrics`, and nothing else. Absent: only
+    /// on the unix socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<SocketAddr>,
 }
@@ -204,10 +204,8 @@ impl Config {
             Ok((text, is_open))
         };
         let (text, is_open) = read().map_err(|source| ConfigError::ReadKey { path: path(), source })?;
-        if is_open {
-            return Err(ConfigError::OpenKey { path: path() });
-        }
-        NodeSecret::from_text(&text).map_err(|source| ConfigError::BadKey { path: path(), source })
+        let secret = NodeSecret::from_text(&text).map_err(|source| ConfigError::BadKey { path: path(), source })?;
+        if is_open { Err(ConfigError::OpenKey { path: path() }) } else { Ok(secret) }
     }
 
     /// Parses the plain interfaces.

@@ -93,8 +93,8 @@ impl Mesh {
         }
     }
 
-    /// Takes a packet that came out of the mesh, on a node whose programs take no part in it: it answers pings of its own
-    /// address, and tells all other senders that nobody listens.
+    /// Takes a packet that came out of the mesh, on a node whose programs take no part in it: it answers pings of its
+    /// own address, and tells all other senders that nobody listens.
     pub fn handle_own_packet(&mut self, packet: &mut [u8], partial_checksum: bool, now: Time) {
         if partial_checksum {
             complete_checksum(packet);
