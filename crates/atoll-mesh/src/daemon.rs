@@ -17,6 +17,7 @@ use atoll_os::{
     tun::{Tun, TunConfig},
 };
 use tokio::{
+    net::{TcpListener, UnixListener},
     sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
@@ -64,15 +65,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tracing::debug!(address = %mesh.network().node(), "own address");
 
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    let (stop, stopped) = watch::channel(());
-    let mut servers = JoinSet::new();
-    if let Some(metrics) = metrics {
-        let server = axum::serve(metrics, api::metrics_router(sender.clone()));
-        servers.spawn(server.with_graceful_shutdown(ended(stopped.clone())).into_future());
-    }
-    let server = axum::serve(listener, api::router(sender));
-    servers.spawn(server.with_graceful_shutdown(ended(stopped)).into_future());
-
+    let (stop, servers) = serve(listener, metrics, sender);
     let (found, endpoints) = mpsc::channel(REQUESTS_MAX);
     let resolver = tokio::spawn(resolve(peers.clone(), found));
     let peers =
@@ -122,6 +115,23 @@ async fn make_tun(config: &Config, network: MeshAddr) -> Result<Option<Tun>, Mes
         region: RegionPrefix::of(config.region).network(),
     };
     Ok(Some(Tun::create(config).await?))
+}
+
+/// Serves the local API, and metrics over TCP, until what this returns first is dropped.
+fn serve(
+    listener: UnixListener,
+    metrics: Option<TcpListener>,
+    requests: mpsc::Sender<api::Request>,
+) -> (watch::Sender<()>, JoinSet<std::io::Result<()>>) {
+    let (stop, stopped) = watch::channel(());
+    let mut servers = JoinSet::new();
+    if let Some(metrics) = metrics {
+        let server = axum::serve(metrics, api::metrics_router(requests.clone()));
+        servers.spawn(server.with_graceful_shutdown(ended(stopped.clone())).into_future());
+    }
+    let server = axum::serve(listener, api::router(requests));
+    servers.spawn(server.with_graceful_shutdown(ended(stopped)).into_future());
+    (stop, servers)
 }
 
 /// Ready when the other end is gone.

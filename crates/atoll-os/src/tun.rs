@@ -92,14 +92,14 @@ impl VnetHeader {
 pub enum TunError {
     /// The kernel has no TUN support loaded.
     #[error(
-        "{CLONE_DEVICE} does not exist: load the kernel module with `modprobe tun`, or give it to this container; or set \
-         `tun = \"none\"`, to pass on packets of others without a network interface"
+        "{CLONE_DEVICE} does not exist: load the kernel module with `modprobe tun`, or give it to this container; \
+         or set `tun = \"none\"`, to pass on packets of others without a network interface"
     )]
     NoDriver,
     /// Not allowed.
     #[error(
-        "not allowed to create the network interface '{name}': run as root, or with the capability CAP_NET_ADMIN, or in a \
-         user namespace (`unshare -Urn`); or set `tun = \"none\"`, to pass on packets of others without an interface"
+        "not allowed to create the network interface '{name}': run as root, or with the capability CAP_NET_ADMIN, or in \
+         a user namespace (`unshare -Urn`); or set `tun = \"none\"`, to pass on packets of others without an interface"
     )]
     NotAllowed {
         /// Name of the interface.
@@ -125,8 +125,8 @@ pub enum TunError {
     },
     /// The name cannot be one.
     #[error(
-        "'{name}' cannot be the name of a network interface: `interface` has 1 to {LINK_NAME_BYTES_MAX} bytes, letters, \
-         digits, '-', '_' and '.'"
+        "'{name}' cannot be the name of a network interface: `interface` has 1 to {LINK_NAME_BYTES_MAX} bytes, \
+         letters, digits, '-', '_' and '.'"
     )]
     Name {
         /// What was written.

@@ -77,7 +77,8 @@ pub enum Body {
     Sealed(Cipher),
     /// A frame of a handshake between the two ends, or a hint.
     Handshake,
-    /// A relay says that the record with this steering's receiver index and counter ran out of hops there; its signature.
+    /// A relay says that the record with this steering's receiver index and counter ran out of hops there: its
+    /// signature.
     Expired,
 }
 

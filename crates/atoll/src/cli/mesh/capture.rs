@@ -28,8 +28,8 @@ use super::{
 /// `atoll mesh capture`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Shown are the packets of this machine's own programs in clear, before they are sealed and after they are opened, and the \
-frames on its links by kind, size and neighbour: what is relayed for others is sealed. It ends with ctrl-c.
+Shown are the packets of this machine's own programs in clear, before they are sealed and after they are opened, and \
+the frames on its links by kind, size and neighbour: what is relayed for others is sealed. It ends with ctrl-c.
   atoll mesh capture --write town.pcap     then: wireshark town.pcap")]
 pub(crate) struct CaptureArgs {
     /// Only packets from or to this node, by the beginning of its id, and frames of this neighbour

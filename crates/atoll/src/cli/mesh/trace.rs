@@ -15,8 +15,8 @@ use super::{
 /// `atoll mesh trace`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A relay that answers has proven with its key that it saw the probe; one of another region has not. What a relay says of \
-the way behind it, or how long it takes to say so, is its own word. `traceroute -6` and `mtr` show the same hops.")]
+A relay that answers has proven with its key that it saw the probe; one of another region has not. What a relay says \
+of the way behind it, or how long it takes to say so, is its own word. `traceroute -6` and `mtr` show the same hops.")]
 pub(crate) struct TraceArgs {
     /// An address, or the beginning of a node's id
     #[arg(value_name = "NODE")]
