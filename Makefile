@@ -7,10 +7,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ATOLL := target/release/atoll
 
-.PHONY: help up down status test lint bench examples build clean-state
+.PHONY: help up down status test lint check-arm64 bench examples build clean-state
 
 help: ## List what can be made
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 up: ## Build, start the region "home" with the hello page in it, and say where everything is
 	@scripts/up $(STATE)
@@ -33,6 +33,11 @@ lint: ## Formatting, clippy, licences and sources of dependencies, tidy
 	cargo deny --offline check bans licenses sources
 	cargo build --release --workspace --quiet
 	target/release/xtask tidy
+
+check-arm64: ## Whether the mesh compiles for 64-bit ARM; fetches a cross compiler
+	@scripts/require arm64
+	CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc cargo check --locked --target aarch64-unknown-linux-gnu \
+		-p atoll-mesh-core -p atoll-mesh -p atoll-os
 
 bench: ## Measure, AREA=region or AREA=mesh for one area; prints a table, JSON in target/bench/
 	@scripts/require bench

@@ -90,6 +90,12 @@ impl UnixClient {
         self.send(Method::POST, uri, json.into()).await
     }
 
+    /// `POST` of a JSON body, with an answer of one JSON value in each line, read as they come.
+    pub async fn lines<B: Serialize>(&self, uri: &str, body: &B) -> Result<Lines, ClientError> {
+        let body = self.stream(uri, body).await?;
+        Ok(Lines { client: self.clone(), body, pending: Vec::new() })
+    }
+
     async fn send(&self, method: Method, uri: &str, body: Bytes) -> Result<Incoming, ClientError> {
         let stream = UnixStream::connect(&self.path)
             .await
@@ -133,5 +139,36 @@ impl UnixClient {
 
     fn form(&self, source: serde_json::Error) -> ClientError {
         ClientError::Form { path: self.path.clone(), source }
+    }
+}
+
+/// Largest line that is read into memory: a packet of 64 KiB in hexadecimal digits, and some more.
+const LINE_BYTES_MAX: usize = 256 * 1024;
+
+/// An answer of one JSON value in each line.
+#[derive(Debug)]
+pub struct Lines {
+    client: UnixClient,
+    body: Incoming,
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    /// The next value; nothing at the end.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+        loop {
+            if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=end).collect();
+                return serde_json::from_slice(&line).map(Some).map_err(|source| self.client.form(source));
+            }
+            if self.pending.len() > LINE_BYTES_MAX {
+                return Err(self.client.broken("a line of the answer is too long"));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(self.client.broken(error)),
+                Some(Ok(frame)) => self.pending.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
+            }
+        }
     }
 }

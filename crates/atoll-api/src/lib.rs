@@ -7,6 +7,7 @@ pub mod client;
 pub mod ledger;
 pub mod mesh;
 pub mod node;
+pub mod pcap;
 pub mod supervisor;
 
 pub use client::{ClientError, UnixClient};

@@ -1,5 +1,7 @@
 //! API of the mesh daemon. `GET /v1/status` answers [`MeshStatus`]; `GET /v1/choices/ADDRESS` answers a list of
-//! [`Choice`]; `GET /metrics` answers Prometheus text.
+//! [`Choice`]; `POST /v1/trace` of a [`TraceRequest`] answers a [`Trace`]; `POST /v1/capture` of a
+//! [`CaptureRequest`] answers one line of JSON for each [`Captured`], until the connection ends; `GET /metrics` answers
+//! Prometheus text.
 
 use core::{fmt, str::FromStr};
 use std::net::{AddrParseError, Ipv6Addr, SocketAddr};
@@ -167,4 +169,129 @@ pub struct Session {
     pub rx_bytes: u64,
     /// Payload bytes sent.
     pub tx_bytes: u64,
+}
+
+/// Asks for the way to a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceRequest {
+    /// An address of the node.
+    pub address: Ipv6Addr,
+    /// Probes for each hop, 1 to 100.
+    pub probes: u16,
+    /// How long each is waited for, in milliseconds: 10 to 10000.
+    pub timeout_ms: u64,
+}
+
+/// The way to a node, as its probes found it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// The address that was asked for.
+    pub address: Ipv6Addr,
+    /// Whether its node answered.
+    pub reached: bool,
+    /// What is known of each hop, the nearest first.
+    pub hops: Vec<Hop>,
+}
+
+/// Whoever answered probes that may take so many links.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    /// The number of links.
+    pub hop: u8,
+    /// Probes that were sent.
+    pub sent: u16,
+    /// Who answered, who answered most first. More than one if the way changed meanwhile; nobody if all answers are
+    /// missing.
+    pub nodes: Vec<HopNode>,
+}
+
+/// A node on the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HopNode {
+    /// Its address in the mesh.
+    pub address: Ipv6Addr,
+    /// Who it is, if it has proven with its key that it saw the probe. Of relays in other regions there is no proof.
+    pub node: Option<NodeId>,
+    /// Whether it is the node that was asked for.
+    pub is_target: bool,
+    /// Round trips of the answers, in microseconds.
+    pub rtt_us: Vec<u64>,
+}
+
+impl Hop {
+    /// Probes that were answered.
+    pub fn received(&self) -> usize {
+        self.nodes.iter().map(|node| node.rtt_us.len()).sum()
+    }
+}
+
+/// Asks for what goes through the daemon. One capture runs at a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureRequest {
+    /// Whether packets of this machine are wanted, as its programs see them.
+    pub packets: bool,
+    /// Whether frames on the links are wanted. Their contents are sealed: kind, size and neighbour are all there is.
+    pub frames: bool,
+    /// Only packets from or to this address, and frames of the neighbour to which it belongs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv6Addr>,
+    /// Only packets from or to the network of this node, and frames of this neighbour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+}
+
+/// Which way something goes, seen from this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// It comes in from the mesh.
+    In,
+    /// It goes out into the mesh.
+    Out,
+}
+
+/// Something that went through the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "lowercase")]
+pub enum Captured {
+    /// A packet of this machine.
+    Packet {
+        /// When, Unix time in microseconds.
+        at_us: u64,
+        /// Which way.
+        way: Way,
+        /// All of its bytes in hexadecimal digits; its checksums are complete.
+        bytes: String,
+        /// Why it was dropped, by the name of the counter; absent if it was not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dropped: Option<String>,
+    },
+    /// A frame on a link.
+    Frame {
+        /// When, Unix time in microseconds.
+        at_us: u64,
+        /// Which way.
+        way: Way,
+        /// `init`, `response`, `finish`, `data`, `unknown`, `cookie`, `refuse`, `control`, `probe`, or `other`.
+        kind: String,
+        /// Bytes of the datagram.
+        length: usize,
+        /// The neighbour, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<NodeId>,
+        /// Where it is.
+        endpoint: SocketAddr,
+        /// Whether it is passed on for others: one that comes in so goes out at once.
+        relayed: bool,
+        /// Why it was dropped, by the name of the counter; absent if it was not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dropped: Option<String>,
+    },
+    /// So many were left out here, because they were not read quickly enough.
+    Missed {
+        /// How many.
+        count: u64,
+    },
 }

@@ -147,6 +147,11 @@ impl Local {
         Self { node: secret.id(), secret, region, epoch, own }
     }
 
+    /// Signs with the node's identity.
+    pub(crate) fn sign(&self, domain: &str, message: &[u8]) -> [u8; 64] {
+        self.secret.sign(domain, message)
+    }
+
     /// Starts a handshake. The peer's frames will name `index`.
     pub(crate) fn initiate(&self, scope: Scope, index: u32, sources: &mut Sources) -> Initiator {
         let ephemeral = KeyPair::new(&sources.secrets.draw());

@@ -54,6 +54,8 @@ pub use mesh::{
     data::{Received, Record, Sealer},
     held::Held,
     status::{Counters, LinkStatus, RegionRouteStatus, RouteStatus, SessionStatus},
+    trace::ProbeError,
 };
+pub use packet::addresses as packet_addresses;
 pub use time::Time;
 pub use timers::Timer;

@@ -124,6 +124,14 @@ pub const QUEUE_MEMORY_BYTES_MAX: usize =
 pub const EVENTS_MAX: usize = 1024;
 /// Hops that a datagram may take.
 pub const HOP_LIMIT: u8 = 64;
+/// Largest hop limit of a packet of which a sender keeps a note, should a relay say that it ran out there.
+pub const TRACE_HOPS_MAX: u8 = 32;
+/// Such notes.
+pub const TRACE_NOTES_MAX: usize = 256;
+/// How much of such a packet is kept, to be quoted: addresses and ports lie in it.
+pub const TRACE_QUOTE_BYTES: usize = 128;
+/// Senders that a relay tells each second that a frame ran out of hops; and probes that a target answers each second.
+pub const TRACE_ANSWERS_PER_SECOND_MAX: u32 = 100;
 /// ICMPv6 errors sent to local programs each second.
 pub const ICMP_PER_SECOND_MAX: u32 = 100;
 /// Signatures of announcements that are checked each second.
@@ -348,6 +356,7 @@ const _: () = assert!(PENDING_PER_SOURCE_MAX * 2 <= PENDING_STRANGERS_MAX);
 const _: () = assert!(COOKIE_KEEP.as_secs() <= COOKIE_SECRET_LIFE.as_secs());
 const _: () = assert!(DISCOVERED_LINKS_MAX * 2 <= LINKS_MAX);
 const _: () = assert!(MTU >= MTU_MIN);
+const _: () = assert!(TRACE_HOPS_MAX < HOP_LIMIT);
 const _: () = assert!(MTU + crate::wire::data::OVERHEAD_BYTES + 48 <= 1500);
 const _: () = assert!(CONTROL_BYTES_MAX + crate::wire::data::CONTROL_OVERHEAD_BYTES + 1 + 48 <= MTU_MIN);
 const _: () = assert!(REKEY_AFTER.as_secs() + REKEY_RESPONDER_DELAY.as_secs() < REJECT_AFTER.as_secs());

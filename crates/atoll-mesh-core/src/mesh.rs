@@ -12,6 +12,7 @@ mod punch;
 mod remotes;
 mod routes;
 pub(crate) mod status;
+pub(crate) mod trace;
 
 use core::{fmt, time::Duration};
 use std::{
@@ -158,6 +159,19 @@ pub enum Event {
         /// The other end.
         node: NodeId,
     },
+    /// A probe was answered, see [`Mesh::probe`].
+    Answered {
+        /// Its number.
+        probe: u64,
+        /// Network of the node that says that it answers.
+        network: MeshAddr,
+        /// Who that is, if it has proven that with its key.
+        node: Option<NodeId>,
+        /// Whether it is the node that was asked for; otherwise a relay on the way, where the probe ran out of hops.
+        is_target: bool,
+        /// Time since the probe was sent.
+        round_trip: Duration,
+    },
     /// This node refused another that had proven who it is.
     Refused {
         /// The other.
@@ -199,6 +213,7 @@ pub struct Mesh {
     router: Router,
     punches: punch::Punches,
     exits: Exits,
+    traces: trace::Traces,
     timers: Timers,
     transmits: VecDeque<Transmit>,
     /// Frames that wait because the socket is full, and over which link each came; none: it is of this node.
@@ -249,6 +264,7 @@ impl Mesh {
             sources: Sources { secrets, kem },
             punches: punch::Punches::new(now),
             exits: Exits::default(),
+            traces: trace::Traces::new(now),
             timers: Timers::default(),
             transmits: VecDeque::new(),
             queue: FairQueue::new(&queue_secret),

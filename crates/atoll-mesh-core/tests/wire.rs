@@ -52,6 +52,8 @@ fn golden_frames() {
         counter: 0x0a0b_0c0d_0e0f,
     };
     golden("steering", &hex(&steering.to_bytes()));
+    let expired = Steering { hop_limit: 3, ecn: 0, flow: 0, body: Body::Expired, ..steering };
+    golden("steering-expired", &hex(&expired.to_bytes()));
     golden("beacon", &hex(&Beacon::of(network(), 4870).to_bytes()));
 }
 

@@ -7,7 +7,9 @@ mod regions;
 
 use std::{
     fmt,
+    io::Read as _,
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     str::FromStr,
 };
@@ -17,7 +19,7 @@ use atoll_mesh_core::stream::is_stream;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{DISCOVERY_INTERFACES_MAX, MEMBERS_MAX, PEERS_MAX};
+use crate::limits::{DISCOVERY_INTERFACES_MAX, KEY_BYTES_MAX, MEMBERS_MAX, PEERS_MAX};
 pub(crate) use exit::Exit;
 pub use exit::{Allow, AllowAll, ExitConfig, ExitOffer};
 pub(crate) use open::Open;
@@ -38,7 +40,11 @@ pub struct Config {
     /// The region.
     pub region: RegionId,
     /// Name of the network interface to create.
+    #[serde(default = "Config::default_interface")]
     pub interface: String,
+    /// Whether there is one.
+    #[serde(default)]
+    pub tun: TunMode,
     /// Where to listen for datagrams: `[::]:4870` is IPv4 and IPv6 on all interfaces.
     pub listen: SocketAddr,
     /// Where to take links over TLS, for those to whom no UDP gets through: `[::]:443`. Absent: nowhere. Two programs of
@@ -74,6 +80,22 @@ pub struct Config {
     /// Other regions that are recognised; none: traffic stays in the own one.
     #[serde(default)]
     pub regions: Vec<RegionConfig>,
+    /// Where Prometheus may scrape over TCP, such as `127.0.0.1:9871`: `GET /metrics`, and nothing else. Absent: only
+    /// on the unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Whether the daemon makes a network interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunMode {
+    /// It does: programs of this machine take part. Needs CAP_NET_ADMIN.
+    #[default]
+    Create,
+    /// It does not: it passes packets of others on, and answers pings and traces of its own address itself. Needs no
+    /// privileges.
+    None,
 }
 
 /// A configuration that cannot be used.
@@ -87,6 +109,15 @@ pub enum ConfigError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// Others can read the key.
+    #[error(
+        "the identity key {path} can be read by every user of this machine: run `chmod 600` on it, or make a new \
+         identity if somebody may have read it"
+    )]
+    OpenKey {
+        /// The file.
+        path: PathBuf,
     },
     /// The key file holds something else.
     #[error("the identity key {path} cannot be used: restore the file from its backup, or make a new identity")]
@@ -119,6 +150,9 @@ pub enum ConfigError {
     /// The own interface cannot be searched for neighbours.
     #[error("`discovery` names '{0}', the mesh's own interface: name the interfaces of the local networks instead")]
     OwnInterface(String),
+    /// Routes cannot be exchanged without an own interface.
+    #[error("`babel` needs the mesh's own interface: leave it empty, or leave out `tun = \"none\"`")]
+    BabelWithoutTun,
     /// A plain interface cannot be used.
     #[error("`babel` cannot use the interface '{interface}': {why}")]
     Babel {
@@ -191,6 +225,11 @@ pub(crate) enum Host {
 }
 
 impl Config {
+    /// Name of the interface where none is configured.
+    fn default_interface() -> String {
+        "atoll0".to_owned()
+    }
+
     /// Reads the key, and parses the peers.
     pub(crate) fn check(&self) -> Result<(NodeSecret, Vec<Peer>), ConfigError> {
         if self.peers.len() > PEERS_MAX {
@@ -199,7 +238,10 @@ impl Config {
         if self.discovery.len() > DISCOVERY_INTERFACES_MAX {
             return Err(ConfigError::TooMany { what: "discovery", limit: DISCOVERY_INTERFACES_MAX });
         }
-        if self.discovery.contains(&self.interface) {
+        if self.tun == TunMode::None && !self.babel.is_empty() {
+            return Err(ConfigError::BabelWithoutTun);
+        }
+        if self.tun == TunMode::Create && self.discovery.contains(&self.interface) {
             return Err(ConfigError::OwnInterface(self.interface.clone()));
         }
         if self.members.as_ref().is_some_and(|members| members.len() > MEMBERS_MAX) {
@@ -220,11 +262,21 @@ impl Config {
             }
         });
         let peers = peers.collect::<Result<_, _>>()?;
+        Ok((self.read_key()?, peers))
+    }
+
+    fn read_key(&self) -> Result<NodeSecret, ConfigError> {
         let path = || self.identity.clone();
-        let text =
-            std::fs::read_to_string(&self.identity).map_err(|source| ConfigError::ReadKey { path: path(), source })?;
+        let read = || -> std::io::Result<(String, bool)> {
+            let mut file = std::fs::File::open(&self.identity)?;
+            let is_open = file.metadata()?.permissions().mode() & 0o007 != 0;
+            let mut text = String::new();
+            file.by_ref().take(KEY_BYTES_MAX).read_to_string(&mut text)?;
+            Ok((text, is_open))
+        };
+        let (text, is_open) = read().map_err(|source| ConfigError::ReadKey { path: path(), source })?;
         let secret = NodeSecret::from_text(&text).map_err(|source| ConfigError::BadKey { path: path(), source })?;
-        Ok((secret, peers))
+        if is_open { Err(ConfigError::OpenKey { path: path() }) } else { Ok(secret) }
     }
 
     /// Parses the other regions; `node` is this node.

@@ -18,12 +18,15 @@ use atoll_os::{
 };
 use setup::Surroundings;
 use tokio::{
+    net::{TcpListener, UnixListener},
     sync::{mpsc, watch},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use crate::{
-    Config, MeshError, api,
+    Config, MeshError,
+    api::{self, ProbeAnswer},
     babel::Babel,
     config::{Exit, Host, Peer, Transport},
     discovery::{Discovery, Pace},
@@ -33,6 +36,7 @@ use crate::{
         TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
     },
     tls::News,
+    trace::Answered,
 };
 use streams::Tls;
 
@@ -45,11 +49,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let exit = config.check_exit(node)?;
     let others = config.check_regions(node)?;
     let listener = api::listen(&config.socket).await?;
+    let metrics = api::listen_metrics(config.metrics).await?;
     let mark = matches!(exit, Some(Exit::Use(_))).then_some(DETOUR_MARK);
     let (udp, is_ipv6) = open_udp(config.listen, mark)?;
     let borders = others.peers.into_iter().map(|(peer, region)| (peer, Some(region)));
-    let peers: Vec<_> =
-        peers.into_iter().map(|peer| (peer, None)).chain(borders).map(StaticPeer::new).collect();
+    let peers: Vec<_> = peers.into_iter().map(|peer| (peer, None)).chain(borders).map(StaticPeer::new).collect();
     let (told, mut news) = mpsc::channel(TLS_BATCHES_MAX);
     let tls = Tls::start(&config, &peers, mark, told)?;
     let discovery = Discovery::open(config.discovery.clone())?;
@@ -60,23 +64,19 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let io = Io::new(udp, is_ipv6, tun)?;
     let watch = LinkWatch::here()?;
     // Nothing comes out of the mesh before the loop below.
-    let surroundings = match Surroundings::start(&config.interface, open, exit.as_ref(), mesh.network()).await {
+    let surroundings = match Surroundings::start(io.interface(), open, exit.as_ref(), mesh.network()).await {
         Ok(surroundings) => surroundings,
         Err(error) => {
             io.close().await;
             return Err(error);
         }
     };
-    tracing::info!(node = %node.short(), interface = config.interface, port = io.port(), "the mesh is up");
+    let interface = io.interface().unwrap_or("none");
+    tracing::info!(node = %node.short(), interface, port = io.port(), "the mesh is up");
     tracing::debug!(address = %mesh.network().node(), "own address");
 
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = axum::serve(listener, api::router(sender)).with_graceful_shutdown(async {
-        let _ = stopped.await;
-    });
-    let server = tokio::spawn(server.into_future());
-
+    let (stop, servers) = serve(listener, metrics, sender);
     let (found, endpoints) = mpsc::channel(REQUESTS_MAX);
     let resolver = tokio::spawn(resolve(peers.iter().map(|peer| peer.peer.clone()).collect(), found));
     let socket = config.socket.clone();
@@ -93,6 +93,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         tls,
         behind: BTreeMap::new(),
         carriers_seen: (Time::ZERO, 0),
+        probes: BTreeMap::new(),
     };
     let result = daemon.run(requests, endpoints, &mut news, shutdown).await;
     if let Some(babel) = daemon.babel.take() {
@@ -102,14 +103,37 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     daemon.io.flush(&mut daemon.mesh);
     daemon.stop_streams(&mut news).await;
     resolver.abort();
+    daemon.io.tap = None;
 
-    let _ = stop.send(());
-    let _ = timeout(API_STOP_MAX, server).await;
+    drop(stop);
+    let _ = timeout(API_STOP_MAX, servers.join_all()).await;
     let _ = std::fs::remove_file(&socket);
     daemon.io.close().await;
     surroundings.stop().await;
     tracing::info!("the mesh has stopped");
     result
+}
+
+/// Serves the local API, and metrics over TCP, until what this returns first is dropped.
+fn serve(
+    listener: UnixListener,
+    metrics: Option<TcpListener>,
+    requests: mpsc::Sender<api::Request>,
+) -> (watch::Sender<()>, JoinSet<std::io::Result<()>>) {
+    let (stop, stopped) = watch::channel(());
+    let mut servers = JoinSet::new();
+    if let Some(metrics) = metrics {
+        let server = axum::serve(metrics, api::metrics_router(requests.clone()));
+        servers.spawn(server.with_graceful_shutdown(ended(stopped.clone())).into_future());
+    }
+    let server = axum::serve(listener, api::router(requests));
+    servers.spawn(server.with_graceful_shutdown(ended(stopped)).into_future());
+    (stop, servers)
+}
+
+/// Ready when the other end is gone.
+async fn ended(mut stopped: watch::Receiver<()>) {
+    while stopped.changed().await.is_ok() {}
 }
 
 struct Daemon {
@@ -129,6 +153,8 @@ struct Daemon {
     behind: BTreeMap<LinkId, u32>,
     /// When the carriers of those were last looked at, and how much had been sent by then.
     carriers_seen: (Time, u64),
+    /// Who waits for the answer to a probe.
+    probes: BTreeMap<u64, ProbeAnswer>,
 }
 
 struct StaticPeer {
@@ -224,7 +250,11 @@ impl Daemon {
         }
         self.io.flush(&mut self.mesh);
         self.look_at_carriers(now);
+        self.io.drop_closed_tap();
         while let Some(event) = self.mesh.poll_event() {
+            if matches!(event, Event::LinkUp { .. } | Event::LinkMoved { .. } | Event::LinkDown { .. }) {
+                self.tell_neighbours();
+            }
             match event {
                 Event::LinkUp { link, node, endpoint } => {
                     tracing::info!(%link, node = %node.short(), "neighbour is up");
@@ -241,6 +271,12 @@ impl Daemon {
                     tracing::info!(%link, node = %node.short(), "neighbour is down");
                 }
                 Event::SessionUp { node } => tracing::debug!(node = %node.short(), "session has new keys"),
+                Event::Answered { probe, network, node, is_target, round_trip } => {
+                    if let Some(answer) = self.probes.remove(&probe) {
+                        let answered = Answered { address: network.node(), node, is_target, round_trip };
+                        let _ = answer.send(Ok(answered));
+                    }
+                }
                 Event::Refused { node, reason } => tracing::info!(node = %node.short(), "refused a node: {reason}"),
                 Event::RefusedBy { node, reason } => {
                     tracing::warn!(node = %node.short(), "refused by a node: {reason}")

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 
 use atoll_mesh_core::{
-    Record,
+    Mesh, Record, Time,
     offload::{Merger, Transport, complete_checksum, headers},
 };
 use atoll_os::tun::{Segmented, Tun, VnetHeader};
@@ -37,6 +37,13 @@ impl Delivery {
         }
         self.records = records;
         self.records.clear();
+    }
+
+    /// Lets the core answer all packets, which lie in `buffer`, as there is no device; and forgets them.
+    pub(crate) fn answer(&mut self, buffer: &mut [u8], mesh: &mut Mesh, now: Time) {
+        for (at, record) in self.records.drain(..) {
+            mesh.handle_own_packet(&mut buffer[at + record.start..at + record.end], record.flags.partial_checksum, now);
+        }
     }
 
     /// Writes one packet whose checksum is complete.

@@ -7,8 +7,10 @@
 use std::{
     io::{self, IoSliceMut},
     net::{Ipv6Addr, SocketAddr},
+    ops::Range,
 };
 
+use atoll_api::mesh::Way;
 use atoll_mesh_core::{
     Mesh, Received, Time,
     ecn::Ecn,
@@ -24,6 +26,7 @@ use tokio::{net::UdpSocket, time::Instant};
 
 use crate::{
     MeshError,
+    capture::{Before, Tap},
     deliver::Delivery,
     limits::{
         HOLD_KEEP, RECEIVE_BUFFERS, RECEIVE_BUFFERS_MIN, RECEIVE_ROUNDS_MAX, ROW_BYTES_MAX, SOCKET_BUFFER_BYTES,
@@ -33,6 +36,9 @@ use crate::{
     stuck::Shape,
     tls::Streams,
 };
+
+/// First byte of a frame with data.
+const DATA: u8 = 4;
 
 /// What became readable.
 pub(crate) enum Ready {
@@ -47,7 +53,8 @@ pub(crate) enum Ready {
 /// The socket, the device and the clock.
 pub(crate) struct Io {
     sender: Sender,
-    tun: Tun,
+    /// The device; none: this node only passes packets on, and answers pings itself.
+    tun: Option<Tun>,
     start: Instant,
     /// [`RECEIVE_BUFFERS`] buffers of [`SUPER_BYTES_MAX`] for rows of datagrams.
     received: Box<[u8]>,
@@ -63,6 +70,8 @@ pub(crate) struct Io {
     send_buffer: SendBuffer,
     /// Until when everything goes through the queue.
     held_until: Option<Time>,
+    /// Whoever looks at what goes through.
+    pub(crate) tap: Option<Tap>,
     /// Packets that the kernel handed over in a form that was not agreed on.
     pub(crate) odd_packets: u64,
     /// Datagrams from an address that no machine has.
@@ -70,7 +79,7 @@ pub(crate) struct Io {
 }
 
 impl Io {
-    pub(crate) fn new(udp: UdpSocket, is_ipv6: bool, tun: Tun) -> Result<Self, MeshError> {
+    pub(crate) fn new(udp: UdpSocket, is_ipv6: bool, tun: Option<Tun>) -> Result<Self, MeshError> {
         let port = udp.local_addr();
         let sender = Sender::new(udp, is_ipv6).map_err(|source| match port {
             Ok(listen) => MeshError::Listen { listen, source },
@@ -78,7 +87,7 @@ impl Io {
         })?;
         Ok(Self {
             sender,
-            delivery: Delivery::new(tun.takes_udp_segments()),
+            delivery: Delivery::new(tun.as_ref().is_some_and(Tun::takes_udp_segments)),
             tun,
             start: Instant::now(),
             received: vec![0; RECEIVE_BUFFERS * SUPER_BYTES_MAX].into_boxed_slice(),
@@ -89,6 +98,7 @@ impl Io {
             row: Row::default(),
             send_buffer: SendBuffer::default(),
             held_until: None,
+            tap: None,
             odd_packets: 0,
             odd_datagrams: 0,
         })
@@ -101,6 +111,11 @@ impl Io {
     /// The instant of a time of the core.
     pub(crate) fn instant(&self, time: Time) -> Instant {
         self.start + time.since(Time::ZERO)
+    }
+
+    /// Name of the network interface, if there is one.
+    pub(crate) fn interface(&self) -> Option<&str> {
+        self.tun.as_ref().map(Tun::name)
     }
 
     /// Port on which the socket listens.
@@ -128,17 +143,27 @@ impl Io {
         self.delivery.errors
     }
 
+    /// Stops to show what goes through, if nobody looks any more.
+    pub(crate) fn drop_closed_tap(&mut self) {
+        if self.tap.as_ref().is_some_and(Tap::is_closed) {
+            self.tap = None;
+        }
+    }
+
     /// Waits until there is something to read, or room for what waits to be sent.
     pub(crate) async fn ready(&self) -> Result<Ready, MeshError> {
         tokio::select! {
             // An error here is one of the reactor, and shows again when reading.
             _ = self.sender.udp().readable() => Ok(Ready::Udp),
             () = self.sender.room(), if self.sender.is_full() => Ok(Ready::Room),
-            result = self.tun.readable() => match result {
-                Ok(()) => Ok(Ready::Tun),
-                Err(source) => Err(MeshError::TunLost { name: self.tun.name().to_owned(), source }),
-            },
+            result = self.packets() => result.map(|()| Ready::Tun),
         }
+    }
+
+    /// Waits until there is a packet to read; forever, if there is no device.
+    async fn packets(&self) -> Result<(), MeshError> {
+        let Some(tun) = &self.tun else { return core::future::pending().await };
+        tun.readable().await.map_err(|source| MeshError::TunLost { name: tun.name().to_owned(), source })
     }
 
     /// Feeds what has come in to the core, and passes on what it says.
@@ -160,7 +185,10 @@ impl Io {
             for number in 0..count {
                 self.handle_row(mesh, number, now);
             }
-            self.delivery.write(&self.received, &self.tun);
+            match &self.tun {
+                Some(tun) => self.delivery.write(&self.received, tun),
+                None => self.delivery.answer(&mut self.received, mesh, now),
+            }
             self.flush(mesh);
             if count < offered || self.sender.streams.is_crowded() {
                 // Whatever came in since then makes the socket readable again.
@@ -185,7 +213,11 @@ impl Io {
         let mut at = start;
         while at < end {
             let next = (at + stride).min(end);
-            let outcome = mesh.handle_datagram_ecn(from, outer, &mut self.received[at..next], now);
+            let datagram = &mut self.received[at..next];
+            let outcome = match &mut self.tap {
+                None => mesh.handle_datagram_ecn(from, outer, datagram, now),
+                Some(tap) => handle_shown(tap, mesh, (from, outer), datagram, now),
+            };
             let shape = match outcome {
                 Received::Relay { to, ecn } => Some(Shape { to, ecn, datagram_bytes: stride }),
                 Received::Done | Received::Packet(_) => None,
@@ -213,7 +245,12 @@ impl Io {
         let mut at = 0;
         while let Ok(Some(frame)) = next_frame(&bytes[at..]) {
             let (start, end) = (at + frame.start, at + frame.end);
-            match mesh.handle_datagram_ecn(from, Ecn::NotCapable, &mut bytes[start..end], now) {
+            let frame = &mut bytes[start..end];
+            let outcome = match &mut self.tap {
+                None => mesh.handle_datagram_ecn(from, Ecn::NotCapable, frame, now),
+                Some(tap) => handle_shown(tap, mesh, (from, Ecn::NotCapable), frame, now),
+            };
+            match outcome {
                 Received::Done => {}
                 Received::Packet(record) => self.delivery.push(start, record),
                 Received::Relay { to, ecn } => {
@@ -224,7 +261,10 @@ impl Io {
         }
         self.sender.send_row(&mut self.row);
         self.note_full(mesh);
-        self.delivery.write(&bytes, &self.tun);
+        match &self.tun {
+            Some(tun) => self.delivery.write(&bytes, tun),
+            None => self.delivery.answer(&mut bytes, mesh, now),
+        }
         self.flush(mesh);
     }
 
@@ -237,7 +277,8 @@ impl Io {
     pub(crate) fn read_packets(&mut self, mesh: &mut Mesh) -> Result<(), MeshError> {
         let now = self.now();
         for _ in 0..TUN_READS_MAX {
-            match self.tun.try_read(&mut self.packet) {
+            let Some(tun) = &self.tun else { break };
+            match tun.try_read(&mut self.packet) {
                 Ok(length) => {
                     self.handle_super(mesh, length, now);
                     self.note_full(mesh);
@@ -248,7 +289,7 @@ impl Io {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // EIO: the device was deleted. (One that is down blocks readers, and refuses writes only.)
-                Err(source) => return Err(MeshError::TunLost { name: self.tun.name().to_owned(), source }),
+                Err(source) => return Err(MeshError::TunLost { name: tun.name().to_owned(), source }),
             }
         }
         self.sender.send_row(&mut self.row);
@@ -288,13 +329,23 @@ impl Io {
                     self.row.extend(&mut self.sender, sealer.to(), sealer.ecn(), bytes + OVERHEAD_BYTES)
                 };
                 whole.write(number, &mut frame[HEADROOM_BYTES..HEADROOM_BYTES + bytes]);
+                if let Some(tap) = &mut self.tap {
+                    tap.packet(Way::Out, &frame[HEADROOM_BYTES..HEADROOM_BYTES + bytes], partial_checksum, None);
+                    if !sealer.is_held() {
+                        tap.frame_out(DATA, frame.len(), sealer.to(), false);
+                    }
+                }
                 sealer.seal(frame, RecordFlags { continues: number > 0, partial_checksum });
             }
         } else {
             for number in 0..whole.count() {
                 self.part.resize(whole.length(number), 0);
                 whole.write(number, &mut self.part);
+                let before = self.tap.as_ref().map(|_| Before::of(mesh));
                 mesh.handle_packet(&self.part, partial_checksum, now);
+                if let (Some(tap), Some(before)) = (&mut self.tap, before) {
+                    tap.packet(Way::Out, &self.part, partial_checksum, Some((&before, mesh)));
+                }
             }
         }
     }
@@ -309,6 +360,9 @@ impl Io {
         while !self.sender.is_full()
             && let Some(transmit) = mesh.poll_transmit()
         {
+            if let Some(tap) = &mut self.tap {
+                tap.frame_out(transmit.data.first().copied().unwrap_or(0), transmit.data.len(), transmit.to, false);
+            }
             self.sender.send_one(&transmit);
             self.note_full(mesh);
         }
@@ -316,7 +370,12 @@ impl Io {
             self.flush_held(mesh);
         }
         while let Some(packet) = mesh.poll_packet() {
-            self.delivery.write_one(&packet, &self.tun);
+            if let Some(tap) = &mut self.tap {
+                tap.packet(Way::In, &packet, false, None);
+            }
+            if let Some(tun) = &self.tun {
+                self.delivery.write_one(&packet, tun);
+            }
         }
         while let Some(endpoint) = self.sender.next_refused() {
             mesh.handle_refused(endpoint, self.now());
@@ -329,6 +388,9 @@ impl Io {
         self.row.bytes_max = self.send_buffer.row_bytes().min(ROW_BYTES_MAX);
         while !self.sender.is_full() {
             let Some(held) = mesh.poll_held(now) else { break };
+            if let Some(tap) = &mut self.tap {
+                tap.frame_out(DATA, held.data.len(), held.to, false);
+            }
             self.row.extend(&mut self.sender, held.to, held.ecn, held.data.len()).copy_from_slice(held.data);
         }
         self.sender.send_row(&mut self.row);
@@ -357,7 +419,9 @@ impl Io {
 
     /// Takes the device away in good order.
     pub(crate) async fn close(self) {
-        if let Err(error) = self.tun.remove().await {
+        if let Some(tun) = self.tun
+            && let Err(error) = tun.remove().await
+        {
             tracing::info!(error = %error, "the route of the node's own network stays behind");
         }
     }
@@ -390,4 +454,25 @@ pub(crate) fn open_udp(listen: SocketAddr, mark: Option<u32>) -> Result<(UdpSock
     socket.bind(&listen.into()).map_err(fail)?;
     let socket = UdpSocket::from_std(socket.into()).map_err(fail)?;
     Ok((socket, is_ipv6))
+}
+
+/// Feeds a datagram to the core, and shows it to whoever looks.
+fn handle_shown(
+    tap: &mut Tap,
+    mesh: &mut Mesh,
+    (from, outer): (SocketAddr, Ecn),
+    data: &mut [u8],
+    now: Time,
+) -> Received {
+    let (what, before) = ((data.first().copied().unwrap_or(0), data.len()), Before::of(mesh));
+    let outcome = mesh.handle_datagram_ecn(from, outer, data, now);
+    tap.frame_in(what, from, &outcome, &before, mesh);
+    match &outcome {
+        Received::Done => {}
+        Received::Packet(record) => {
+            tap.packet(Way::In, &data[record.start..record.end], record.flags.partial_checksum, None);
+        }
+        Received::Relay { to, .. } => tap.frame_out(what.0, what.1, *to, true),
+    }
+    outcome
 }

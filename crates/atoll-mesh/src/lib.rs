@@ -8,6 +8,7 @@
 
 mod api;
 mod babel;
+mod capture;
 mod config;
 mod daemon;
 mod deliver;
@@ -20,8 +21,11 @@ mod metrics;
 mod send;
 mod stuck;
 mod tls;
+mod trace;
 
-pub use config::{Allow, AllowAll, Announce, BabelConfig, Config, ConfigError, ExitConfig, ExitOffer, RegionConfig};
+pub use config::{
+    Allow, AllowAll, Announce, BabelConfig, Config, ConfigError, ExitConfig, ExitOffer, RegionConfig, TunMode,
+};
 pub use daemon::run;
 pub use tls::TlsError;
 
@@ -108,6 +112,24 @@ pub enum MeshError {
         atoll_mesh_core::babel::PORT
     )]
     Babel(#[source] std::io::Error),
+    /// The TCP port for metrics is taken.
+    #[error(
+        "TCP port {0} is in use by another program: stop that program, or set another port in `metrics`",
+        .listen.port()
+    )]
+    MetricsInUse {
+        /// Where it should have listened.
+        listen: SocketAddr,
+    },
+    /// The socket for metrics could not be made.
+    #[error("cannot serve metrics on {listen}: check that `metrics` is an address of this machine")]
+    Metrics {
+        /// Where it should have listened.
+        listen: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Another daemon answers there already.
     #[error("another mesh daemon already answers on {0}: stop it first, or set another `socket`")]
     AlreadyRuns(PathBuf),

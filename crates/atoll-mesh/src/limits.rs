@@ -23,6 +23,8 @@ pub const ROOM_PAUSE: Duration = Duration::from_millis(1);
 pub const HOLD_KEEP: Duration = Duration::from_secs(1);
 /// Kernel buffers of the UDP socket, each way; the one for sending is then fitted to what leaves in a few milliseconds.
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a key file that are read: more than a key has.
+pub const KEY_BYTES_MAX: u64 = 1024;
 /// Static peers in a configuration.
 pub const PEERS_MAX: usize = 64;
 /// Other regions in a configuration.
@@ -120,3 +122,25 @@ pub const PLAIN_STOP_MAX: Duration = Duration::from_secs(5);
 const _: () = assert!(TLS_CHUNK_BYTES > atoll_mesh_core::limits::STREAM_FRAME_BYTES_MAX + 2);
 const _: () = assert!(TLS_QUEUE_FRAMES_MAX <= atoll_mesh_core::limits::QUEUE_DATAGRAMS_MAX);
 const _: () = assert!(TLS_CONNECTIONS_PER_SOURCE_MAX * 4 <= TLS_CONNECTIONS_MAX);
+/// Traces at the same time.
+pub const TRACES_MAX: usize = 4;
+/// Probes for each hop of a trace.
+pub const TRACE_PROBES_MAX: u16 = 100;
+/// How long a probe is waited for, in milliseconds, at least and at most.
+pub const TRACE_TIMEOUT_MS: core::ops::RangeInclusive<u64> = 10..=10_000;
+/// Shortest time between two probes to one hop: relays answer a hundred a second, whoever asks.
+pub const TRACE_PAUSE: Duration = Duration::from_millis(100);
+/// How long the target of a trace may take for its handshake.
+pub const TRACE_KEYS_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked whether that is done.
+pub const TRACE_KEYS_INTERVAL: Duration = Duration::from_millis(50);
+/// By how many hops a trace goes on that did not get to its target.
+pub const TRACE_STEP: u8 = 4;
+/// What was captured and is not read yet; more is left out, and counted.
+pub const CAPTURED_MAX: usize = 1024;
+/// Of these, how many are written in one go.
+pub const CAPTURED_AT_ONCE: usize = 64;
+
+const _: () = assert!(
+    TRACES_MAX * atoll_mesh_core::limits::TRACE_HOPS_MAX as usize * 2 <= atoll_mesh_core::limits::TRACE_NOTES_MAX
+);

@@ -1,30 +1,23 @@
 //! Exits to a make-believe Internet, with real daemons between real namespaces. Needs root, `ip` and `nft`.
 
+mod support;
+
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::PathBuf,
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
-    thread::JoinHandle,
-    time::{Duration, Instant},
+    ops::Deref,
+    time::Duration,
 };
 
-use atoll_api::{UnixClient, mesh::MeshStatus};
-use atoll_base::{MeshAddr, NodeSecret, RegionId, RegionPrefix};
+use atoll_base::RegionPrefix;
 use atoll_mesh::{Allow, AllowAll, Config, ExitConfig, ExitOffer};
-use atoll_os::{firewall::Firewall, netns::NetNs};
-use tokio::{runtime::Builder, sync::oneshot};
+use atoll_os::firewall::Firewall;
+use support::{How, PATIENCE, PORT, REGION, wait};
 
-const REGION: RegionId = RegionId([0x5e; 32]);
-const PORT: u16 = 4870;
 const SERVICE: u16 = 80;
 const DATAGRAMS: u16 = 9;
 /// What a service says after the address of its caller.
 const CONTENT_BYTES: usize = 4 << 20;
-/// How long the slowest machine may take for what takes two seconds on an idle one.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a call may take that is to fail.
 const IN_VAIN: Duration = Duration::from_millis(1500);
 
@@ -32,12 +25,15 @@ const IN_VAIN: Duration = Duration::from_millis(1500);
 const SERVER: &str = "2001:db8:beef::1";
 const ROUTER_AT_EXIT: &str = "2001:db8:2::1";
 
-/// A namespace, and perhaps a daemon in it.
-struct Place {
-    namespace: NetNs,
-    folder: tempfile::TempDir,
-    secret: NodeSecret,
-    daemon: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+/// A place, and what only this lab does there.
+struct Place(support::Place);
+
+impl Deref for Place {
+    type Target = support::Place;
+
+    fn deref(&self) -> &support::Place {
+        &self.0
+    }
 }
 
 fn address(text: &str) -> Ipv6Addr {
@@ -46,86 +42,25 @@ fn address(text: &str) -> Ipv6Addr {
 
 impl Place {
     fn new(name: &str, seed: u8) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let namespace = NetNs::ensure(&format!("atoll-exit-{}-{number}-{name}", std::process::id()))
-            .expect("a namespace (this test needs root)");
-        let folder = tempfile::tempdir().expect("a folder");
-        let secret = NodeSecret::from_seed([seed; 32]);
-        fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
-        Self { namespace, folder, secret, daemon: None }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("mesh.sock")
-    }
-
-    fn address(&self) -> Ipv6Addr {
-        MeshAddr::of(REGION, self.secret.id()).node()
-    }
-
-    /// What commands say that must succeed, one a line.
-    fn run(&self, lines: &str) -> String {
-        let mut said = String::new();
-        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            let mut words = line.split_whitespace();
-            let mut command = Command::new(words.next().expect("a program"));
-            command.args(words);
-            self.namespace.enter_on_spawn(&mut command).expect("inside");
-            let output = command.output().expect("it starts");
-            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-            said += &String::from_utf8_lossy(&output.stdout);
-        }
-        said
-    }
-
-    fn block_on<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
-        let inside = || Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work());
-        self.namespace.run(inside).expect("inside the namespace")
-    }
-
-    fn status(&self) -> Option<MeshStatus> {
-        self.block_on(async || UnixClient::new(self.socket()).get("/v1/status").await.ok())
+        Self(support::Place::new(name, seed))
     }
 
     fn start(&mut self, peers: &[&str], open: &[&str], exit: Option<ExitConfig>) {
         let config = Config {
-            identity: self.folder.path().join("identity.key"),
-            region: REGION,
-            interface: "atoll0".to_owned(),
-            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             peers: peers.iter().map(|peer| format!("udp://[{peer}]:{PORT}")).collect(),
-            discovery: Vec::new(),
-            members: None,
-            socket: self.socket(),
-            babel: Vec::new(),
             open: open.iter().map(|entry| (*entry).to_owned()).collect(),
             exit,
+            ..self.config()
         };
-        let (stop, stopped) = oneshot::channel();
-        let namespace = self.namespace.clone();
-        let thread = std::thread::spawn(move || {
-            let run = || {
-                let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-                let shutdown = async {
-                    let _ = stopped.await;
-                };
-                runtime.block_on(atoll_mesh::run(config, shutdown)).expect("an orderly end");
-            };
-            namespace.run(run).expect("inside the namespace");
-        });
-        self.daemon = Some((stop, thread));
-        wait("the daemon answers", || self.status().is_some());
+        self.0.start(config);
     }
 
     fn stop(&mut self) {
-        let (stop, thread) = self.daemon.take().expect("it was started");
-        stop.send(()).expect("the daemon runs");
-        thread.join().expect("no panic");
+        self.0.stop(How::Orderly);
     }
 
     fn reaches(&self, other: &Self) -> bool {
-        self.status().is_some_and(|status| status.routes.iter().any(|route| route.node == other.secret.id()))
+        self.hops(other).is_some()
     }
 
     /// Tells each caller of every address which one it came from, and much more, until the test ends.
@@ -169,28 +104,8 @@ impl Place {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.daemon.take() {
-            let _ = stop.send(());
-            let _ = thread.join();
-        }
-        if let Err(error) = NetNs::remove(self.namespace.name()) {
-            eprintln!("{error}");
-        }
-    }
-}
-
 fn content() -> Vec<u8> {
     (0..CONTENT_BYTES).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
-}
-
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// The address of a machine of which the Internet knows.

@@ -1,134 +1,53 @@
 //! The firewall of a node's own address, with real daemons between real namespaces. Needs root and `nft`.
 
+mod support;
+
 use std::{
-    fs,
     io::{ErrorKind, Read as _, Write as _},
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::PathBuf,
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
-    thread::JoinHandle,
+    net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket},
+    ops::Deref,
     time::{Duration, Instant},
 };
 
-use atoll_api::{UnixClient, mesh::MeshStatus};
-use atoll_base::{MeshAddr, NodeSecret, RegionId};
-use atoll_mesh::{Config, MeshError};
-use atoll_os::{
-    firewall::{Firewall, WorkloadRules},
-    netns::NetNs,
-};
-use tokio::{runtime::Builder, sync::oneshot};
+use atoll_mesh::Config;
+use atoll_os::firewall::{Firewall, WorkloadRules};
+use support::{How, PATIENCE, PORT, wait};
 
-const REGION: RegionId = RegionId([0x5d; 32]);
-const PORT: u16 = 4870;
-/// How long the slowest machine may take for what takes two seconds on an idle one.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// In what time a caller learns that it is refused; without an answer it would take two minutes.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// How a daemon ended; nothing after a crash.
-type Ended = Option<Result<(), MeshError>>;
+/// A place, and what only this lab does there.
+struct Place(support::Place);
 
-/// A namespace, and perhaps a daemon in it.
-struct Place {
-    namespace: NetNs,
-    folder: tempfile::TempDir,
-    secret: NodeSecret,
-    daemon: Option<(oneshot::Sender<bool>, JoinHandle<Ended>)>,
+impl Deref for Place {
+    type Target = support::Place;
+
+    fn deref(&self) -> &support::Place {
+        &self.0
+    }
 }
 
 impl Place {
     fn new(name: &str, seed: u8) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let namespace = NetNs::ensure(&format!("atoll-guard-{}-{number}-{name}", std::process::id()))
-            .expect("a namespace (this test needs root)");
-        let folder = tempfile::tempdir().expect("a folder");
-        let secret = NodeSecret::from_seed([seed; 32]);
-        fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
-        Self { namespace, folder, secret, daemon: None }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("mesh.sock")
-    }
-
-    fn address(&self) -> Ipv6Addr {
-        MeshAddr::of(REGION, self.secret.id()).node()
-    }
-
-    /// What a program says that must succeed.
-    fn command(&self, line: &str) -> String {
-        let mut words = line.split_whitespace();
-        let mut command = Command::new(words.next().expect("a program"));
-        command.args(words);
-        self.namespace.enter_on_spawn(&mut command).expect("inside");
-        let output = command.output().expect("it starts");
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        Self(support::Place::new(name, seed))
     }
 
     fn tables(&self) -> Vec<String> {
-        self.command("nft list tables").lines().map(str::to_owned).collect()
-    }
-
-    fn block_on<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
-        let inside = || Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work());
-        self.namespace.run(inside).expect("inside the namespace")
+        self.run("nft list tables").lines().map(str::to_owned).collect()
     }
 
     /// Starts a daemon, and waits until it answers.
     fn start(&mut self, peers: &[&str], open: &[&str]) {
         let config = Config {
-            identity: self.folder.path().join("identity.key"),
-            region: REGION,
-            interface: "atoll0".to_owned(),
-            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             peers: peers.iter().map(|peer| format!("udp://{peer}:{PORT}")).collect(),
-            discovery: Vec::new(),
-            members: None,
-            socket: self.socket(),
-            babel: Vec::new(),
             open: open.iter().map(|entry| (*entry).to_owned()).collect(),
-            exit: None,
+            ..self.config()
         };
-        let (stop, stopped) = oneshot::channel::<bool>();
-        let namespace = self.namespace.clone();
-        let thread = std::thread::spawn(move || {
-            let run = || {
-                Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(async {
-                    let (orderly, shutdown) = oneshot::channel::<()>();
-                    let daemon = atoll_mesh::run(config, async {
-                        let _ = shutdown.await;
-                    });
-                    tokio::pin!(daemon);
-                    tokio::select! {
-                        result = &mut daemon => return Some(result),
-                        is_orderly = stopped => if is_orderly != Ok(true) {
-                            return None;
-                        },
-                    }
-                    orderly.send(()).expect("the daemon listens");
-                    Some(daemon.await)
-                })
-            };
-            namespace.run(run).expect("inside the namespace")
-        });
-        self.daemon = Some((stop, thread));
-        wait("the daemon answers", || {
-            self.block_on(async || UnixClient::new(self.socket()).get::<MeshStatus>("/v1/status").await.is_ok())
-        });
+        self.0.start(config);
     }
 
-    /// Stops the daemon in good order, or as SIGKILL does.
-    fn stop(&mut self, is_orderly: bool) {
-        let (stop, thread) = self.daemon.take().expect("it was started");
-        stop.send(is_orderly).expect("the daemon runs");
-        match thread.join().expect("no panic") {
-            Some(result) => result.expect("an orderly end"),
-            None => assert!(!is_orderly),
-        }
+    fn stop(&mut self, how: How) {
+        self.0.stop(how);
     }
 
     /// Listens on a TCP port of every address, and says one byte to whoever calls, until the test ends.
@@ -138,18 +57,6 @@ impl Place {
         std::thread::spawn(move || {
             while let Ok((mut stream, _)) = listener.accept() {
                 let _ = stream.write_all(b"!");
-            }
-        });
-    }
-
-    /// Answers datagrams on a UDP port until the test ends.
-    fn echo(&self, port: u16) {
-        let socket = self.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))).expect("inside");
-        let socket = socket.expect("the port is free");
-        std::thread::spawn(move || {
-            let mut buffer = [0; 128];
-            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(&buffer[..length], from);
             }
         });
     }
@@ -192,30 +99,12 @@ impl Place {
     }
 
     fn pings(&self, target: Ipv6Addr) -> bool {
-        let mut command = Command::new("ping");
-        command.args(["-6", "-c", "1", "-W", "2", &target.to_string()]);
-        self.namespace.enter_on_spawn(&mut command).expect("inside");
-        command.output().expect("this test needs ping").status.success()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.daemon.take() {
-            let _ = stop.send(false);
-            let _ = thread.join();
-        }
-        if let Err(error) = NetNs::remove(self.namespace.name()) {
-            eprintln!("{error}");
-        }
-    }
-}
-
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        let mut ping = self.command("ping");
+        ping.args(["-6", "-c", "1", "-W", "2", &target.to_string()])
+            .output()
+            .expect("this test needs ping")
+            .status
+            .success()
     }
 }
 
@@ -224,10 +113,10 @@ const TABLE: &str = "table ip6 atoll-own-atoll0";
 /// Two machines on one wire, without daemons.
 fn wire() -> [Place; 2] {
     let [a, b] = [Place::new("a", 1), Place::new("b", 2)];
-    a.command(&format!("ip link add eth type veth peer name eth netns {}", b.namespace.name()));
+    a.run(&format!("ip link add eth type veth peer name eth netns {}", b.namespace.name()));
     for (place, address) in [(&a, "10.6.0.1/24"), (&b, "10.6.0.2/24")] {
-        place.command(&format!("ip addr add {address} dev eth"));
-        place.command("ip link set eth up");
+        place.run(&format!("ip addr add {address} dev eth"));
+        place.run("ip link set eth up");
     }
     [a, b]
 }
@@ -256,14 +145,14 @@ fn only_what_is_open_is_reached_over_the_mesh() {
     assert!(a.is_answered(aside, 23), "what does not come over the mesh is not filtered");
 
     for port in [53, 54] {
-        b.echo(port);
+        b.echo_at(port);
     }
-    a.echo(54);
+    a.echo_at(54);
     assert_eq!(a.exchange(b.address(), 53), Ok(()));
     assert_eq!(a.exchange(b.address(), 54), Err(ErrorKind::ConnectionRefused), "a port that is not open");
     assert_eq!(b.exchange(a.address(), 54), Ok(()), "an answer");
 
-    b.stop(true);
+    b.stop(How::Orderly);
     assert_eq!(b.tables(), Vec::<String>::new(), "nothing is left of it");
 }
 
@@ -275,13 +164,13 @@ fn a_crash_leaves_no_hole_and_nothing_for_ever() {
     b.serve(22);
     b.serve(23);
     wait("the open port answers", || a.is_answered(b.address(), 22));
-    b.stop(false);
+    b.stop(How::Crash);
     assert_eq!(b.tables(), [TABLE], "a crash leaves the table");
     b.start(&["10.6.0.1"], &["tcp/23"]);
     assert_eq!(b.tables(), [TABLE]);
     wait("the port that is open now answers", || a.is_answered(b.address(), 23));
     assert!(a.is_refused_at_once(b.address(), 22), "the port that was open before");
-    b.stop(false);
+    b.stop(How::Crash);
     b.start(&["10.6.0.1"], &["all"]);
     assert_eq!(b.tables(), Vec::<String>::new(), "the table of before is gone");
     wait("everything is open", || a.is_answered(b.address(), 22) && a.is_answered(b.address(), 23));
@@ -294,16 +183,16 @@ fn the_tables_of_workloads_and_of_the_machine_do_not_mind_each_other() {
     a.start(&[], &["all"]);
     let workload = Place::new("w", 3);
     let address = MeshAddr::of(REGION, b.secret.id()).host(7);
-    b.command(&format!("ip link add atw7 type veth peer name eth0 netns {}", workload.namespace.name()));
+    b.run(&format!("ip link add atw7 type veth peer name eth0 netns {}", workload.namespace.name()));
     for line in
         ["ip link set atw7 up", "ip addr add fe80::1/64 dev atw7 nodad", "sysctl -qw net.ipv6.conf.all.forwarding=1"]
     {
         b.command(line);
     }
-    b.command(&format!("ip route add {address}/128 dev atw7"));
-    workload.command("ip link set eth0 up");
-    workload.command(&format!("ip addr add {address}/128 dev eth0 nodad"));
-    workload.command("ip route add default via fe80::1 dev eth0");
+    b.run(&format!("ip route add {address}/128 dev atw7"));
+    workload.run("ip link set eth0 up");
+    workload.run(&format!("ip addr add {address}/128 dev eth0 nodad"));
+    workload.run("ip route add default via fe80::1 dev eth0");
     workload.serve(WORKLOAD_PORT);
     workload.serve(WORKLOAD_PORT + 1);
     b.serve(WORKLOAD_PORT);
@@ -333,6 +222,6 @@ fn the_tables_of_workloads_and_of_the_machine_do_not_mind_each_other() {
     apply(&b);
     check(&b, "the machine's table first");
     assert_eq!(b.tables().len(), 2, "{:?}", b.tables());
-    b.stop(true);
+    b.stop(How::Orderly);
     assert_eq!(b.tables(), ["table inet atoll_test"], "the other stays");
 }

@@ -98,25 +98,12 @@ impl Lab for Place {
     }
 }
 
-/// Joins two namespaces by a veth pair with IPv4 addresses.
-fn join(a: &Place, link_a: &str, ip_a: &str, b: &Place, link_b: &str, ip_b: &str) {
-    a.block_on(async || {
-        let links = Links::here().expect("netlink");
-        links.ensure_veth(link_a, &b.namespace, link_b).await.expect("a link");
-        let far = Links::of(&b.namespace).expect("netlink");
-        for (links, link, ip) in [(&links, link_a, ip_a), (&far, link_b, ip_b)] {
-            links.ensure_address(link, ip.parse().expect("an address"), 24).await.expect("an address");
-            links.ensure_up(link).await.expect("up");
-        }
-    });
-}
-
 /// Three namespaces in a line. A calls B by its address; B and C find each other.
 fn line() -> [Place; 3] {
     let mut members = [Place::new("a", 1), Place::new("b", 2), Place::new("c", 3)];
     let [a, b, c] = &members;
-    join(a, "to-b", "10.77.1.1", b, "to-a", "10.77.1.2");
-    join(b, "to-c", "10.77.2.2", c, "to-b", "10.77.2.3");
+    a.join("to-b", "10.77.1.1", b, "to-a", "10.77.1.2");
+    b.join("to-c", "10.77.2.2", c, "to-b", "10.77.2.3");
     let configs = [config(a, &["udp://10.77.1.2:4870"], &[]), config(b, &[], &["to-c"]), config(c, &[], &["to-b"])];
     for (member, config) in members.iter_mut().zip(configs) {
         member.start(config);

@@ -15,17 +15,6 @@ fn forward(place: &Place) {
     place.namespace.run(write).expect("inside");
 }
 
-/// Joins two places by a wire with IPv4 addresses.
-fn join(a: &Place, link: &str, ip: &str, b: &Place, far_link: &str, far_ip: &str) {
-    let far = b.namespace.name();
-    a.run(&format!(
-        "ip link add {link} type veth peer name {far_link} netns {far}
-         ip addr add {ip}/24 dev {link}
-         ip link set {link} up"
-    ));
-    b.run(&format!("ip addr add {far_ip}/24 dev {far_link}\nip link set {far_link} up"));
-}
-
 /// Starts a daemon that calls these peers, and a server of echoes.
 fn start(place: &mut Place, peers: &[&str]) {
     let config = place.config();
@@ -34,11 +23,6 @@ fn start(place: &mut Place, peers: &[&str]) {
         ..config
     });
     place.echo();
-}
-
-/// Links on the way to another.
-fn hops(from: &Place, to: &Place) -> Option<u8> {
-    from.status().routes.iter().find(|route| route.node == to.secret.id()).map(|route| route.hops)
 }
 
 /// Bytes that crossed the links of this node, both ways.
@@ -91,8 +75,8 @@ fn two_homes(drops: [bool; 2]) -> [Place; 5] {
         for (node, nat, number, drops) in homes {
             let wan = format!("to-{number}");
             let (here, there) = (format!("198.51.{number}.1"), format!("198.51.{number}.2"));
-            join(relay, &wan, &here, nat, "wan", &there);
-            join(nat, "lan", &format!("10.{number}.0.1"), node, "eth", &format!("10.{number}.0.5"));
+            relay.join(&wan, &here, nat, "wan", &there);
+            nat.join("lan", &format!("10.{number}.0.1"), node, "eth", &format!("10.{number}.0.5"));
             forward(nat);
             nat.run(&format!(
                 "ip route add default via {here}
@@ -117,11 +101,11 @@ fn two_homes(drops: [bool; 2]) -> [Place; 5] {
 fn assert_direct_within_seconds(drops: [bool; 2]) {
     let places = two_homes(drops);
     let [relay, a, b, ..] = &places;
-    wait("there is a way over the relay", || hops(a, b) == Some(2) && hops(b, a) == Some(2));
+    wait("there is a way over the relay", || a.hops(b) == Some(2) && b.hops(a) == Some(2));
     let start = Instant::now();
     let mut direct = None;
     let (longest, count) = talk(a, b, Duration::from_secs(6), || {
-        wait("there is a direct way", || hops(a, b) == Some(1) && hops(b, a) == Some(1));
+        wait("there is a direct way", || a.hops(b) == Some(1) && b.hops(a) == Some(1));
         direct = Some(start.elapsed());
     });
     println!("NATs that drop: {drops:?}; direct after {direct:?}, {count} echoes, longest pause {longest:?}");
@@ -154,10 +138,10 @@ fn two_homes_whose_nats_refuse_find_a_direct_way() {
 #[test]
 fn a_node_whose_only_address_changes_goes_on() {
     let (mut a, mut b) = (Place::new("a", 21), Place::new("b", 22));
-    join(a, "eth", "10.9.0.1", &b, "eth", "10.9.0.2");
+    a.join("eth", "10.9.0.1", &b, "eth", "10.9.0.2");
     start(b, &[]);
     start(a, &["10.9.0.2"]);
-    wait("there is a way", || hops(a, b) == Some(1));
+    wait("there is a way", || a.hops(b) == Some(1));
     talk(a, &b, Duration::from_secs(1), || {});
     for number in 11..14 {
         let (old, new) = (if number == 11 { 1 } else { number - 1 }, number);
@@ -176,8 +160,8 @@ fn a_node_whose_only_address_changes_goes_on() {
 #[test]
 fn two_links_to_one_neighbour_stand_ready() {
     let (mut a, mut b) = (Place::new("a", 31), Place::new("b", 32));
-    join(a, "one", "10.8.1.1", &b, "one", "10.8.1.2");
-    join(a, "two", "10.8.2.1", &b, "two", "10.8.2.2");
+    a.join("one", "10.8.1.1", &b, "one", "10.8.1.2");
+    a.join("two", "10.8.2.1", &b, "two", "10.8.2.2");
     start(b, &[]);
     start(a, &["10.8.1.2", "10.8.2.2"]);
     let up = |place: &Place| place.status().peers.iter().filter(|peer| peer.up).count();

@@ -1,36 +1,32 @@
 //! Real daemons of two regions, joined by their border nodes. Needs root and `ip`.
 
+mod support;
+
 use std::{
-    fs,
     io::{Read as _, Write as _},
-    net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream},
-    path::PathBuf,
-    process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
-    thread::JoinHandle,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    net::{SocketAddrV6, TcpListener, TcpStream},
+    ops::Deref,
+    process::Stdio,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use atoll_api::{UnixClient, mesh::MeshStatus};
-use atoll_base::{MeshAddr, NodeSecret, RegionId, RegionPrefix};
+use atoll_base::{NodeSecret, RegionId, RegionPrefix};
 use atoll_mesh::{Config, RegionConfig};
 use atoll_mesh_core::Grant;
-use atoll_os::netns::NetNs;
-use tokio::{runtime::Builder, sync::oneshot};
+use support::{How, PATIENCE, PORT, wait};
 
 const A: RegionId = RegionId([0x5c; 32]);
 const B: RegionId = RegionId([0x5d; 32]);
-const PORT: u16 = 4870;
-/// How long the slowest machine may take for what takes two seconds on an idle one.
-const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A namespace with a daemon of one region in it.
-struct Place {
-    namespace: NetNs,
-    folder: tempfile::TempDir,
-    secret: NodeSecret,
-    region: RegionId,
-    daemon: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+/// A place with a node of one region, and what only this lab does there.
+struct Place(support::Place);
+
+impl Deref for Place {
+    type Target = support::Place;
+
+    fn deref(&self) -> &support::Place {
+        &self.0
+    }
 }
 
 fn authority(region: RegionId) -> NodeSecret {
@@ -39,22 +35,7 @@ fn authority(region: RegionId) -> NodeSecret {
 
 impl Place {
     fn new(name: &str, seed: u8, region: RegionId) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let namespace = NetNs::ensure(&format!("atoll-regions-{}-{number}-{name}", std::process::id()))
-            .expect("a namespace (this test needs root)");
-        let folder = tempfile::tempdir().expect("a folder");
-        let secret = NodeSecret::from_seed([seed; 32]);
-        fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
-        Self { namespace, folder, secret, region, daemon: None }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("run/mesh.sock")
-    }
-
-    fn address(&self) -> Ipv6Addr {
-        MeshAddr::of(self.region, self.secret.id()).node()
+        Self(support::Place::in_region(name, seed, region))
     }
 
     /// The other region, as this node recognises it.
@@ -66,17 +47,9 @@ impl Place {
 
     fn config(&self, peers: &[&str]) -> Config {
         Config {
-            identity: self.folder.path().join("identity.key"),
-            region: self.region,
-            interface: "atoll0".to_owned(),
-            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             peers: peers.iter().map(|peer| format!("udp://{peer}:{PORT}")).collect(),
-            discovery: Vec::new(),
-            members: None,
-            babel: Vec::new(),
-            grant: None,
             regions: vec![self.other(&[])],
-            socket: self.socket(),
+            ..self.0.config()
         }
     }
 
@@ -88,86 +61,21 @@ impl Place {
         Config { grant: Some(grant.to_text()), regions: vec![self.other(border_peers)], ..self.config(&[]) }
     }
 
-    /// Runs a command inside, which must succeed.
-    fn run(&self, line: &str) {
-        let mut words = line.split_whitespace();
-        let mut command = Command::new(words.next().expect("a program"));
-        command.args(words);
-        self.namespace.enter_on_spawn(&mut command).expect("inside");
-        let output = command.output().expect("it starts");
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// Joins this place to another by a wire with IPv4 addresses.
-    fn join(&self, link: &str, ip: &str, other: &Self, far_link: &str, far_ip: &str) {
-        let far = other.namespace.name();
-        self.run(&format!("ip link add {link} type veth peer name {far_link} netns {far}"));
-        self.run(&format!("ip addr add {ip}/24 dev {link}"));
-        self.run(&format!("ip link set {link} up"));
-        other.run(&format!("ip addr add {far_ip}/24 dev {far_link}"));
-        other.run(&format!("ip link set {far_link} up"));
-    }
-
     fn start(&mut self, config: Config) {
-        let (stop, stopped) = oneshot::channel();
-        let namespace = self.namespace.clone();
-        let thread = std::thread::spawn(move || {
-            let run = || {
-                let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-                let shutdown = async {
-                    let _ = stopped.await;
-                };
-                runtime.block_on(atoll_mesh::run(config, shutdown)).expect("an orderly end");
-            };
-            namespace.run(run).expect("inside the namespace");
-        });
-        self.daemon = Some((stop, thread));
-        wait("the daemon answers", || self.try_status().is_some());
+        self.0.start(config);
     }
 
     fn stop(&mut self) {
-        let Some((stop, thread)) = self.daemon.take() else { return };
-        let _ = stop.send(());
-        let _ = thread.join();
-    }
-
-    fn try_status(&self) -> Option<MeshStatus> {
-        let ask = || {
-            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async { UnixClient::new(self.socket()).get("/v1/status").await.ok() })
-        };
-        self.namespace.run(ask).expect("inside the namespace")
-    }
-
-    fn status(&self) -> MeshStatus {
-        self.try_status().expect("the daemon answers")
+        self.0.stop(How::Orderly);
     }
 
     /// Whether one echo of so many bytes comes back, uncut.
     fn pings(&self, other: &Self, bytes: usize) -> bool {
         let (bytes, target) = (bytes.to_string(), other.address().to_string());
-        let mut command = Command::new("ping");
+        let mut command = self.command("ping");
         command.args(["-6", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", &bytes, &target]);
-        self.namespace.enter_on_spawn(&mut command).expect("inside");
         let command = command.stdout(Stdio::null()).stderr(Stdio::null());
         command.status().expect("ping is installed").success()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.stop();
-        if let Err(error) = NetNs::remove(self.namespace.name()) {
-            eprintln!("{error}");
-        }
-    }
-}
-
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

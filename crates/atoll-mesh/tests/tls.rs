@@ -1,93 +1,44 @@
 //! Real daemons on networks where no UDP passes, and strangers at the TLS port. Needs root, `ip` and `nft`.
 
+mod support;
+
 use std::{
     collections::VecDeque,
-    fs,
     io::{Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::PathBuf,
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    thread::JoinHandle,
+    ops::Deref,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use atoll_api::{
-    UnixClient,
-    mesh::{Endpoint, MeshStatus, Peer},
-};
-use atoll_base::{MeshAddr, NodeSecret, RegionId};
+use atoll_api::mesh::{Endpoint, Peer};
 use atoll_mesh::{Config, limits};
-use atoll_os::netns::NetNs;
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::aws_lc_rs::default_provider,
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use tokio::{runtime::Builder, sync::oneshot};
+use support::{ECHO_PORT, How, PATIENCE, PORT, wait};
 
-const REGION: RegionId = RegionId([0x5c; 32]);
-const PORT: u16 = 4870;
 const TLS_PORT: u16 = 443;
-const ECHO_PORT: u16 = 7;
-/// How long the slowest machine may take for what takes two seconds on an idle one.
-const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A namespace, and perhaps a daemon in it.
-struct Place {
-    namespace: NetNs,
-    folder: tempfile::TempDir,
-    secret: NodeSecret,
-    daemon: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+/// A place, and what only this lab does there.
+struct Place(support::Place);
+
+impl Deref for Place {
+    type Target = support::Place;
+
+    fn deref(&self) -> &support::Place {
+        &self.0
+    }
 }
 
 impl Place {
     fn new(name: &str, seed: u8) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let namespace = NetNs::ensure(&format!("atoll-tls-{}-{number}-{name}", std::process::id()))
-            .expect("a namespace (this test needs root)");
-        let folder = tempfile::tempdir().expect("a folder");
-        let secret = NodeSecret::from_seed([seed; 32]);
-        fs::write(folder.path().join("identity.key"), secret.to_text()).expect("written");
-        let place = Self { namespace, folder, secret, daemon: None };
+        let place = support::Place::new(name, seed);
         place.run("ip link set lo up");
-        place
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("run/mesh.sock")
-    }
-
-    fn address(&self) -> Ipv6Addr {
-        MeshAddr::of(REGION, self.secret.id()).node()
-    }
-
-    /// Runs commands inside, one a line.
-    fn run(&self, lines: &str) {
-        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            let mut words = line.split_whitespace();
-            let mut command = Command::new(words.next().expect("a program"));
-            command.args(words);
-            self.namespace.enter_on_spawn(&mut command).expect("inside");
-            let output = command.output().expect("it starts");
-            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        }
-    }
-
-    /// Joins this place to another by a wire with IPv4 addresses.
-    fn join(&self, link: &str, ip: &str, other: &Self, far_link: &str, far_ip: &str) {
-        let far = other.namespace.name();
-        self.run(&format!(
-            "ip link add {link} type veth peer name {far_link} netns {far}
-             ip addr add {ip}/24 dev {link}
-             ip link set {link} up"
-        ));
-        other.run(&format!("ip addr add {far_ip}/24 dev {far_link}\nip link set {far_link} up"));
+        Self(place)
     }
 
     /// From now on no UDP leaves over this link, nor comes in.
@@ -108,67 +59,24 @@ impl Place {
 
     fn config(&self, peers: &[&str], listen_tls: bool) -> Config {
         Config {
-            identity: self.folder.path().join("identity.key"),
-            region: REGION,
-            interface: "atoll0".to_owned(),
-            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             listen_tls: listen_tls.then(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, TLS_PORT))),
             peers: peers.iter().map(|peer| (*peer).to_owned()).collect(),
-            discovery: Vec::new(),
-            members: None,
-            babel: Vec::new(),
-            socket: self.socket(),
+            ..self.0.config()
         }
     }
 
     fn start(&mut self, peers: &[&str], listen_tls: bool) {
         let config = self.config(peers, listen_tls);
-        let (stop, stopped) = oneshot::channel();
-        let namespace = self.namespace.clone();
-        let thread = std::thread::spawn(move || {
-            let run = || {
-                let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-                let shutdown = async {
-                    let _ = stopped.await;
-                };
-                runtime.block_on(atoll_mesh::run(config, shutdown)).expect("an orderly end");
-            };
-            namespace.run(run).expect("inside the namespace");
-        });
-        self.daemon = Some((stop, thread));
-        wait("the daemon answers", || self.try_status().is_some());
-        let socket = self.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, ECHO_PORT))).expect("inside");
+        self.0.start(config);
         // After a restart the first one still answers.
-        let Ok(socket) = socket else { return };
-        std::thread::spawn(move || {
-            let mut buffer = [0; 2048];
-            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(&buffer[..length], from);
-            }
-        });
+        let is_free = || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, ECHO_PORT)).is_ok();
+        if self.namespace.run(is_free).expect("inside") {
+            self.echo();
+        }
     }
 
     fn stop(&mut self) {
-        let (stop, thread) = self.daemon.take().expect("it was started");
-        stop.send(()).expect("it runs");
-        thread.join().expect("no panic");
-    }
-
-    fn try_status(&self) -> Option<MeshStatus> {
-        let ask = || {
-            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async { UnixClient::new(self.socket()).get("/v1/status").await.ok() })
-        };
-        self.namespace.run(ask).expect("inside the namespace")
-    }
-
-    fn status(&self) -> MeshStatus {
-        self.try_status().expect("the daemon answers")
-    }
-
-    /// Links on the way to another.
-    fn hops(&self, other: &Self) -> Option<u8> {
-        self.status().routes.iter().find(|route| route.node == other.secret.id()).map(|route| route.hops)
+        self.0.stop(How::Orderly);
     }
 
     /// What the way to another costs.
@@ -229,26 +137,6 @@ impl Place {
             during();
             talking.join().expect("no panic")
         })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.daemon.take() {
-            let _ = stop.send(());
-            let _ = thread.join();
-        }
-        if let Err(error) = NetNs::remove(self.namespace.name()) {
-            eprintln!("{error}");
-        }
-    }
-}
-
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -91,10 +91,16 @@ impl VnetHeader {
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
     /// The kernel has no TUN support loaded.
-    #[error("{CLONE_DEVICE} does not exist: load the kernel module with `modprobe tun`")]
+    #[error(
+        "{CLONE_DEVICE} does not exist: load the kernel module with `modprobe tun`, or give it to this container; \
+         or set `tun = \"none\"`, to pass on packets of others without a network interface"
+    )]
     NoDriver,
     /// Not allowed.
-    #[error("not allowed to create the network interface '{name}': run as root, or with the capability CAP_NET_ADMIN")]
+    #[error(
+        "not allowed to create the network interface '{name}': run as root, or with the capability CAP_NET_ADMIN, or in \
+         a user namespace (`unshare -Urn`); or set `tun = \"none\"`, to pass on packets of others without an interface"
+    )]
     NotAllowed {
         /// Name of the interface.
         name: String,
@@ -106,6 +112,24 @@ pub enum TunError {
     )]
     Busy {
         /// Name of the interface.
+        name: String,
+    },
+    /// There is an interface of this name, and it is no TUN device.
+    #[error(
+        "there is another network interface '{name}' already: set another `interface` in the configuration, or remove \
+         that one with `ip link delete {name}`"
+    )]
+    Taken {
+        /// Name of the interface.
+        name: String,
+    },
+    /// The name cannot be one.
+    #[error(
+        "'{name}' cannot be the name of a network interface: `interface` has 1 to {LINK_NAME_BYTES_MAX} bytes, \
+         letters, digits, '-', '_' and '.'"
+    )]
+    Name {
+        /// What was written.
         name: String,
     },
     /// Another answer of the kernel.
@@ -152,6 +176,13 @@ impl Tun {
     /// Creates the device in the calling process' network namespace, and brings it up. Must be called on a tokio runtime.
     pub async fn create(config: TunConfig) -> Result<Self, TunError> {
         let name = &config.name;
+        // The kernel takes other bytes, too, but replaces some (`%d`), and files of that name cannot be written.
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let fits =
+            (1..=LINK_NAME_BYTES_MAX).contains(&name.len()) && !matches!(name.as_str(), "." | ".." | "all" | "default");
+        if !fits || !name.bytes().all(is_plain) {
+            return Err(TunError::Name { name: name.clone() });
+        }
         let fd = open(name).map_err(|source| describe(name, source))?;
         let takes_udp_segments = offload(&fd).map_err(|source| TunError::Create { name: name.clone(), source })?;
         // SAFETY: the descriptor is owned by the `AsyncFd`, which never replaces or closes it before it is dropped.
@@ -252,12 +283,6 @@ async fn change_unreachable(network: Ipv6Addr, change: Change) -> Result<(), Tun
 }
 
 fn open(name: &str) -> io::Result<OwnedFd> {
-    if name.is_empty() || name.len() > LINK_NAME_BYTES_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("the name of an interface has 1 to {LINK_NAME_BYTES_MAX} bytes"),
-        ));
-    }
     let device = OpenOptions::new().read(true).write(true).open(CLONE_DEVICE)?;
     // SAFETY: an `ifreq` is plain old data, for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { core::mem::zeroed() };
@@ -294,6 +319,7 @@ fn describe(name: &str, source: io::Error) -> TunError {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::NoDriver,
         Some(libc::EPERM | libc::EACCES) => TunError::NotAllowed { name },
         Some(libc::EBUSY) => TunError::Busy { name },
+        Some(libc::EINVAL) if interface_index(&name).is_some() => TunError::Taken { name },
         _ => TunError::Create { name, source },
     }
 }

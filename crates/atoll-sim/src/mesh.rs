@@ -12,7 +12,7 @@ use std::{
 };
 
 use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId};
-use atoll_mesh_core::{Event, Mesh, Origin, Received, Settings, Time, Tuning, routing::Federation};
+use atoll_mesh_core::{Event, Mesh, Origin, ProbeError, Received, Settings, Time, Tuning, routing::Federation};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 
@@ -95,6 +95,8 @@ pub struct World {
     pub record: Option<Vec<Sent>>,
     /// A hash over everything that happened, to compare runs.
     pub trace: u64,
+    /// ICMPv6 packets that came out of each node.
+    pub icmp: Vec<(usize, Vec<u8>)>,
     /// Events of each node.
     pub events: Vec<(usize, Time, Event)>,
 }
@@ -116,6 +118,7 @@ impl World {
             datagrams: 0,
             record: None,
             trace: 0,
+            icmp: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -313,6 +316,26 @@ impl World {
         number
     }
 
+    /// Sends a probe that may take so many links.
+    pub fn probe(&mut self, source: usize, target: usize, hop_limit: u8) -> Result<u64, ProbeError> {
+        let (address, now) = (self.nodes[target].network.node(), self.now);
+        let sent = self.nodes[source]
+            .mesh
+            .as_mut()
+            .map_or(Err(ProbeError::NoRoute), |mesh| mesh.probe(address, hop_limit, now));
+        self.settle(source);
+        sent
+    }
+
+    /// Sends a packet that is none of the world's own.
+    pub fn send_raw(&mut self, source: usize, packet: &[u8]) {
+        let now = self.now;
+        if let Some(mesh) = &mut self.nodes[source].mesh {
+            mesh.handle_packet(packet, false, now);
+        }
+        self.settle(source);
+    }
+
     /// Whether a packet came out.
     pub fn arrived(&self, number: u64) -> bool {
         self.packets[&number].2
@@ -476,6 +499,7 @@ impl World {
 
     fn deliver(&mut self, node: usize, bytes: &[u8]) {
         if bytes[6] == ICMP {
+            self.icmp.push((node, bytes.to_vec()));
             return;
         }
         let number = u64::from_be_bytes(bytes[40..48].try_into().expect("the packets of this world are longer"));

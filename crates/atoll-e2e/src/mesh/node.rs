@@ -95,6 +95,7 @@ impl Node {
         seed[..8].copy_from_slice(&(host as u64).to_be_bytes());
         let secret = NodeSecret::from_seed(seed);
         fs::write(file("key"), secret.to_text())?;
+        fs::set_permissions(file("key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         let peers: Vec<_> = peers.iter().map(|peer| format!("\"udp://{peer}\"")).collect();
         let text = format!(
             "identity = {:?}\nregion = \"{REGION}\"\ninterface = \"atoll0\"\nlisten = \"[::]:{PORT}\"\npeers = [{}]\nsocket = {:?}\nopen = \"all\"\n",

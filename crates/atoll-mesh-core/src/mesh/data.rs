@@ -11,7 +11,7 @@ use super::{LinkId, Mesh};
 use crate::{
     channel::Opened,
     ecn::Ecn,
-    limits::HOP_LIMIT,
+    limits::TRACE_HOPS_MAX,
     packet,
     queue::FairQueue,
     time::Time,
@@ -94,6 +94,16 @@ impl Sealer<'_> {
         self.seal_as(frame, flags.to_byte());
     }
 
+    /// Lets what is sealed take so many links.
+    pub(super) const fn limit_hops(&mut self, hop_limit: u8) {
+        self.steering.hop_limit = hop_limit;
+    }
+
+    /// Index of the keys and counter of what was sealed last.
+    pub(super) const fn last_sealed(&self) -> (u32, u64) {
+        (self.steering.receiver, self.steering.counter)
+    }
+
     pub(super) fn seal_as(&mut self, frame: &mut [u8], flags: u8) {
         let counter = self.session.take_counter();
         self.steering.counter = counter;
@@ -116,6 +126,10 @@ impl Mesh {
     /// of them. Otherwise each is to be given to [`Self::handle_packet`].
     pub fn sealer(&mut self, packet: &[u8], largest: usize, now: Time) -> Option<Sealer<'_>> {
         let (source, target) = packet::addresses(packet)?;
+        // Of a packet that may run out of hops a note is to be kept.
+        if packet::hop_limit(packet) <= TRACE_HOPS_MAX {
+            return None;
+        }
         let network = self.destination(source, target)?;
         self.open_path(network, packet, largest, now)
     }
@@ -144,7 +158,7 @@ impl Mesh {
         remote.last_used = now;
         let session = remote.channel.sender(now)?;
         let steering = Steering {
-            hop_limit: HOP_LIMIT,
+            hop_limit: packet::hop_limit(packet),
             ecn: packet::ecn(packet).bits(),
             flow: packet::flow(packet),
             body: Body::Sealed(session.cipher()),
@@ -254,6 +268,7 @@ impl Mesh {
     fn relay(&mut self, from: LinkId, steering: &Steering, data: &mut [u8], now: Time) -> Option<SocketAddr> {
         let Some(hop_limit) = steering.hop_limit.checked_sub(1).filter(|left| *left > 0) else {
             self.counters.dropped_hop_limit += 1;
+            self.tell_expired(steering, data.len(), now);
             return None;
         };
         data[STEERING_AT] = hop_limit;
@@ -297,9 +312,16 @@ impl Mesh {
     /// Takes an end-to-end datagram for this node, whose steering is unmasked.
     pub(super) fn handle_end_to_end(&mut self, steering: &Steering, data: &mut [u8], now: Time) -> Received {
         let Steering { source, receiver, counter, .. } = *steering;
-        let Body::Sealed(cipher) = steering.body else {
-            self.handle_far_frame(source, &data[RECORD_AT..], now);
-            return Received::Done;
+        let cipher = match steering.body {
+            Body::Sealed(cipher) => cipher,
+            Body::Handshake => {
+                self.handle_far_frame(source, &data[RECORD_AT..], now);
+                return Received::Done;
+            }
+            Body::Expired => {
+                self.handle_expired(steering, &data[RECORD_AT..], now);
+                return Received::Done;
+            }
         };
         let opened = self
             .remotes
@@ -328,7 +350,7 @@ impl Mesh {
         let source = steering.source;
         let end = data.len() - TAG_BYTES;
         if data[RECORD_AT] == RECORD_MESSAGE {
-            self.handle_punch_message(source, &data[HEADROOM_BYTES..end], now);
+            self.handle_message(source, &data[HEADROOM_BYTES..end], now);
             return Received::Done;
         }
         let Some(flags) = RecordFlags::of_byte(data[RECORD_AT]) else {

@@ -93,6 +93,25 @@ impl Mesh {
         }
     }
 
+    /// Takes a packet that came out of the mesh, on a node whose programs take no part in it: it answers pings of its
+    /// own address, and tells all other senders that nobody listens.
+    pub fn handle_own_packet(&mut self, packet: &mut [u8], partial_checksum: bool, now: Time) {
+        if partial_checksum {
+            complete_checksum(packet);
+        }
+        let Some((_, target)) = packet::addresses(packet) else { return };
+        let own = self.own_address();
+        if target == own && packet::answer_echo(packet) {
+            return self.handle_packet(packet, false, now);
+        }
+        let why = if target == own { Refusal::Port } else { Refusal::NoRoute };
+        if self.icmp_rate.allow(now)
+            && let Some(error) = packet::refusal(own, packet, why)
+        {
+            self.handle_packet(&error, false, now);
+        }
+    }
+
     /// Tells the sender of a packet why it does not go.
     fn refuse(&mut self, packet: &[u8], why: Refusal, now: Time) {
         if self.icmp_rate.allow(now)
@@ -173,7 +192,8 @@ impl Mesh {
         let mut frame = vec![0; packet.len() + OVERHEAD_BYTES];
         frame[HEADROOM_BYTES..HEADROOM_BYTES + packet.len()].copy_from_slice(packet);
         sealer.seal(&mut frame, RecordFlags { continues: false, partial_checksum });
-        let (to, is_held) = (sealer.to(), sealer.is_held());
+        let (to, is_held, sealed) = (sealer.to(), sealer.is_held(), sealer.last_sealed());
+        self.note_packet(sealed, network, packet, partial_checksum, now);
         if !is_held {
             self.queue_transmit(to, frame);
         }
@@ -181,14 +201,6 @@ impl Mesh {
 
     /// Sends a frame of a handshake to the far end.
     pub(super) fn send_end_to_end(&mut self, network: MeshAddr, inner: &[u8], now: Time) {
-        let Some(route) = self.router.route(network) else {
-            return self.counters.dropped_no_route += 1;
-        };
-        let id = route.link;
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let Some(keys) = link.channel.sender(now) else {
-            return self.counters.dropped_no_session += 1;
-        };
         let steering = Steering {
             hop_limit: HOP_LIMIT,
             ecn: 0,
@@ -199,13 +211,29 @@ impl Mesh {
             receiver: 0,
             counter: 0,
         };
-        let mut frame = vec![0; RECORD_AT + inner.len()];
+        self.send_steered(&steering, inner, now);
+    }
+
+    /// Sends what no session seals. Whether there is a way.
+    pub(super) fn send_steered(&mut self, steering: &Steering, contents: &[u8], now: Time) -> bool {
+        let Some(route) = self.router.route(steering.target) else {
+            self.counters.dropped_no_route += 1;
+            return false;
+        };
+        let id = route.link;
+        let Some(link) = self.links.get_mut(&id) else { return false };
+        let Some(keys) = link.channel.sender(now) else {
+            self.counters.dropped_no_session += 1;
+            return false;
+        };
+        let mut frame = vec![0; RECORD_AT + contents.len()];
         frame[STEERING_AT..RECORD_AT].copy_from_slice(&steering.to_bytes());
-        frame[RECORD_AT..].copy_from_slice(inner);
+        frame[RECORD_AT..].copy_from_slice(contents);
         keys.close_steering(&mut frame);
         link.tx_bytes += frame.len() as u64;
         let to = link.endpoint;
         self.transmit(to, frame);
+        true
     }
 
     /// The far end, known or new; nothing if there are too many in use, or its region is not recognised.

@@ -32,6 +32,8 @@ counters!(
     tx_datagrams,
     /// Datagrams passed on for others.
     relayed,
+    /// Frames that ran out of hops here, and whose senders were told so.
+    expiries_told,
     /// Links that followed their neighbour to another endpoint.
     links_moved,
     /// Attempts to get a direct link to a node that was reached over others.

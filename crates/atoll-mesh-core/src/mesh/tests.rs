@@ -5,7 +5,7 @@ mod streams;
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::wire::data::{HEADROOM_BYTES, OVERHEAD_BYTES, RecordFlags};
+use crate::wire::data::{Body, HEADROOM_BYTES, OVERHEAD_BYTES, RecordFlags, Steering};
 
 const REGION: RegionId = RegionId([7; 32]);
 /// Largest packet between two nodes whose wire takes everything.
@@ -358,4 +358,53 @@ fn data_waits_for_a_full_socket_and_control_does_not() {
     a.hold(false);
     let (mut frame, is_held, _) = seal(a, &packets[0], *now);
     assert!(!is_held && matches!(b.handle_datagram(endpoint(0), &mut frame, *now), Received::Packet(_)));
+}
+
+#[test]
+fn only_who_saw_a_record_says_that_it_ran_out_of_hops_there() {
+    let mut pair = Pair::new();
+    let (own, other, third) = (pair.nodes[0].network, pair.nodes[1].network, node(3).network);
+    let mut packet = pair.packet(0, 1);
+    packet[7] = 3;
+    assert!(pair.nodes[0].sealer(&packet, packet.len(), pair.now).is_none(), "a note is to be kept of it");
+    // The other end tells lies, and then the truth, each of a packet of its own.
+    let mut tell = |relay: MeshAddr, is_known: bool, is_signed: bool| {
+        assert_eq!(pair.exchange(0, &packet), [packet.clone()]);
+        let record = pair.nodes[0].traces.last_noted(own, other);
+        let record = if is_known { record } else { Steering { counter: record.counter + 9, ..record } };
+        let signature = if is_signed { pair.nodes[1].sign_expired(&record, relay) } else { [7; 64] };
+        let said = Steering { source: relay, target: own, body: Body::Expired, ..record };
+        let now = pair.now;
+        assert!(pair.nodes[1].send_steered(&said, &signature, now));
+        pair.run(Duration::from_millis(1));
+        let counters = &pair.nodes[0].counters;
+        (pair.nodes[0].packets.pop_front(), counters.dropped_forged, counters.dropped_unknown_session)
+    };
+    assert_eq!(tell(other, true, false), (None, 1, 0), "a signature that is none");
+    assert_eq!(tell(other, false, true), (None, 1, 1), "no such record was sent");
+    // Nobody announced that network here (it may be of another region): there is no key to check.
+    let (error, ..) = tell(third, true, false);
+    assert_eq!(crate::packet::addresses(&error.expect("an ICMPv6 error")), Some((third.node(), own.host(5))));
+    let (error, ..) = tell(other, true, true);
+    let error = error.expect("an ICMPv6 error");
+    assert_eq!(crate::packet::addresses(&error), Some((other.node(), own.host(5))));
+    assert_eq!((error[40], error[41], &error[48..]), (3, 0, &packet[..]));
+    // Nothing is said of what may go as far as it likes.
+    packet[7] = 64;
+    let before = pair.nodes[0].traces.notes();
+    assert_eq!(pair.exchange(0, &packet), [packet]);
+    assert_eq!(pair.nodes[0].traces.notes(), before);
+}
+
+#[test]
+fn notes_of_packets_are_bounded() {
+    let mut pair = Pair::new();
+    let mut packet = pair.packet(0, 1);
+    packet[7] = 1;
+    let now = pair.now;
+    for _ in 0..1000 {
+        pair.nodes[0].handle_packet(&packet, false, now);
+        while pair.nodes[0].poll_transmit().is_some() {}
+    }
+    assert_eq!(pair.nodes[0].traces.notes(), crate::limits::TRACE_NOTES_MAX);
 }

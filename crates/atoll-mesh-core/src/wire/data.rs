@@ -34,6 +34,8 @@ pub const CONTROL_OVERHEAD_BYTES: usize = LINK_HEADER_BYTES + TAG_BYTES;
 const FIXED_AT: usize = 4;
 /// The flags of a record that holds a message of the far node (see [`crate::punch`]) instead of a packet.
 pub const RECORD_MESSAGE: u8 = 4;
+/// Length of a frame with [`Body::Expired`]: a signature, and no tag of a session.
+pub const EXPIRED_BYTES: usize = RECORD_AT + 64;
 /// Counters have 56 bits.
 pub const COUNTER_MAX: u64 = (1 << 56) - 1;
 
@@ -75,6 +77,9 @@ pub enum Body {
     Sealed(Cipher),
     /// A frame of a handshake between the two ends, or a hint.
     Handshake,
+    /// A relay says that the record with this steering's receiver index and counter ran out of hops there: its
+    /// signature.
+    Expired,
 }
 
 /// What a relay sees of an end-to-end datagram.
@@ -92,9 +97,9 @@ pub struct Steering {
     pub source: MeshAddr,
     /// Node for which it is.
     pub target: MeshAddr,
-    /// Keys of the target; zero for a handshake.
+    /// Keys of the target; zero for a handshake; those of the record that is meant by [`Body::Expired`].
     pub receiver: u32,
-    /// Counter under these keys, which is the nonce; zero for a handshake.
+    /// Counter under these keys, which is the nonce; zero for a handshake; that of the record meant.
     pub counter: u64,
 }
 
@@ -109,6 +114,7 @@ impl Steering {
             Body::Sealed(Cipher::Aes256Gcm) => 0,
             Body::Sealed(Cipher::ChaCha20Poly1305) => 1,
             Body::Handshake => 2,
+            Body::Expired => 3,
         };
         bytes[5..19].copy_from_slice(&self.source.octets());
         bytes[19..33].copy_from_slice(&self.target.octets());
@@ -123,6 +129,7 @@ impl Steering {
             0 => Body::Sealed(Cipher::Aes256Gcm),
             1 => Body::Sealed(Cipher::ChaCha20Poly1305),
             2 => Body::Handshake,
+            3 => Body::Expired,
             _ => return None,
         };
         let network = |at: usize| {

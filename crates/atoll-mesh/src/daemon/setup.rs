@@ -11,7 +11,7 @@ use atoll_os::tun::{Tun, TunConfig};
 
 use crate::{
     Config, MeshError,
-    config::{Exit, Open},
+    config::{Exit, Open, TunMode},
     exit::Part,
     guard::Guard,
 };
@@ -37,8 +37,11 @@ pub(super) fn mesh(config: &Config, secret: NodeSecret, exit: Option<&Exit>, fed
     mesh
 }
 
-/// The TUN device, also for the networks of other regions.
-pub(super) async fn device(config: &Config, network: MeshAddr, others: &[Ipv6Addr]) -> Result<Tun, MeshError> {
+/// The TUN device, also for the networks of other regions; none if there is to be none.
+pub(super) async fn device(config: &Config, network: MeshAddr, others: &[Ipv6Addr]) -> Result<Option<Tun>, MeshError> {
+    if config.tun == TunMode::None {
+        return Ok(None);
+    }
     let tun = Tun::create(TunConfig {
         name: config.interface.clone(),
         mtu: MTU as u32,
@@ -48,7 +51,7 @@ pub(super) async fn device(config: &Config, network: MeshAddr, others: &[Ipv6Add
     });
     let tun = tun.await?;
     tun.route_regions(others).await?;
-    Ok(tun)
+    Ok(Some(tun))
 }
 
 /// What there is around the device: the firewall of the own address, and what exits need.
@@ -58,9 +61,9 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Makes them for the device `link`, before anything comes out of it.
+    /// Makes them for the device `link`, before anything comes out of it; nothing without one.
     pub(super) async fn start(
-        link: &str,
+        link: Option<&str>,
         open: Open,
         exit: Option<&Exit>,
         network: MeshAddr,

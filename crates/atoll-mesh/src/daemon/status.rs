@@ -2,14 +2,20 @@
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
-use atoll_api::mesh::{self as api_types, MeshStatus};
+use atoll_api::mesh::{self as api_types, CaptureRequest, Captured, MeshStatus};
 use atoll_base::{MeshAddr, NodeId, RegionPrefix};
 use atoll_mesh_core::{LinkId, Origin, routing::Verdict};
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::Daemon;
 use crate::{
-    api::Request, babel::Babel, config::Transport, discovery::Discovery, limits::PEER_PATIENCE, metrics::Snapshot,
+    api::{ProbeAnswer, Request},
+    babel::Babel,
+    capture::Tap,
+    config::Transport,
+    discovery::Discovery,
+    limits::PEER_PATIENCE,
+    metrics::Snapshot,
 };
 
 impl Daemon {
@@ -19,6 +25,42 @@ impl Daemon {
             Request::Snapshot(answer) => drop(answer.send(self.snapshot())),
             Request::Choices(address, answer) => drop(answer.send(self.choices(address))),
             Request::Members(others, answer) => drop(answer.send(self.set_members(&others))),
+            Request::Links(address, answer) => {
+                let _ = answer.send(self.mesh.links_to(address));
+            }
+            Request::Probe(address, hop_limit, answer) => self.probe(address, hop_limit, answer),
+            Request::Capture(request, answer) => drop(answer.send(self.capture(request))),
+        }
+    }
+
+    /// Begins a capture, if none runs.
+    fn capture(&mut self, request: CaptureRequest) -> Option<mpsc::Receiver<Captured>> {
+        if self.io.tap.as_ref().is_some_and(|tap| !tap.is_closed()) {
+            return None;
+        }
+        let (tap, captured) = Tap::new(request, self.config.region);
+        self.io.tap = Some(tap);
+        self.tell_neighbours();
+        Some(captured)
+    }
+
+    /// Tells a capture who is at which endpoint.
+    pub(super) fn tell_neighbours(&mut self) {
+        let Some(tap) = &mut self.io.tap else { return };
+        let links = self.mesh.link_status().into_iter();
+        tap.set_neighbours(links.filter_map(|link| Some((link.endpoint, link.node?))).collect());
+    }
+
+    fn probe(&mut self, address: Ipv6Addr, hop_limit: u8, answer: ProbeAnswer) {
+        // Those that nobody waits for any more go; so there are no more than requests under way.
+        self.probes.retain(|_, waiting| !waiting.is_closed());
+        match self.mesh.probe(address, hop_limit, self.io.now()) {
+            Ok(probe) => {
+                self.probes.insert(probe, answer);
+            }
+            Err(error) => {
+                let _ = answer.send(Err(error));
+            }
         }
     }
 
@@ -91,7 +133,7 @@ impl Daemon {
             node: self.node,
             region: self.config.region,
             address: self.mesh.network().node(),
-            interface: self.config.interface.clone(),
+            interface: self.io.interface().unwrap_or("none").to_owned(),
             port: self.io.port(),
             peers,
             routes: routes.collect(),

@@ -6,6 +6,7 @@
 use std::{
     fs,
     net::{Ipv6Addr, SocketAddr, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -15,7 +16,7 @@ use std::{
 
 use atoll_api::{UnixClient, mesh::MeshStatus};
 use atoll_base::{MeshAddr, NodeSecret, RegionId};
-use atoll_mesh::{Config, MeshError};
+use atoll_mesh::{Config, MeshError, TunMode};
 use atoll_os::netns::NetNs;
 use tokio::{runtime::Builder, sync::oneshot};
 
@@ -30,6 +31,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Place {
     pub namespace: NetNs,
     pub secret: NodeSecret,
+    pub region: RegionId,
     folder: tempfile::TempDir,
     daemon: Option<Daemon>,
 }
@@ -50,14 +52,20 @@ pub enum How {
 impl Place {
     /// The node's key follows from the seed.
     pub fn new(name: &str, seed: u8) -> Self {
+        Self::in_region(name, seed, REGION)
+    }
+
+    /// The same for a node of some region.
+    pub fn in_region(name: &str, seed: u8, region: RegionId) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = NetNs::ensure(&format!("atoll-mesh-{}-{number}-{name}", std::process::id()))
             .expect("a namespace (this test needs root)");
         let folder = tempfile::tempdir().expect("a folder");
         let secret = NodeSecret::from_seed([seed; 32]);
-        let place = Self { namespace, secret, folder, daemon: None };
+        let place = Self { namespace, secret, region, folder, daemon: None };
         fs::write(place.file("identity.key"), place.secret.to_text()).expect("written");
+        fs::set_permissions(place.file("identity.key"), fs::Permissions::from_mode(0o600)).expect("changed");
         place
     }
 
@@ -70,8 +78,9 @@ impl Place {
     pub fn config(&self) -> Config {
         Config {
             identity: self.file("identity.key"),
-            region: REGION,
+            region: self.region,
             interface: "atoll0".to_owned(),
+            tun: TunMode::Create,
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             peers: Vec::new(),
             discovery: Vec::new(),
@@ -83,6 +92,7 @@ impl Place {
             exit: None,
             grant: None,
             regions: Vec::new(),
+            metrics: None,
         }
     }
 
@@ -91,7 +101,7 @@ impl Place {
     }
 
     pub fn network(&self) -> MeshAddr {
-        MeshAddr::of(REGION, self.secret.id())
+        MeshAddr::of(self.region, self.secret.id())
     }
 
     pub fn address(&self) -> Ipv6Addr {
@@ -111,13 +121,27 @@ impl Place {
         command
     }
 
-    /// Runs commands inside, one a line; all must succeed.
-    pub fn run(&self, lines: &str) {
+    /// Runs commands inside, one a line; all must succeed. What they say.
+    pub fn run(&self, lines: &str) -> String {
+        let mut said = String::new();
         for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let mut words = line.split_whitespace();
             let output = self.command(words.next().expect("a program")).args(words).output().expect("it starts");
             assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            said += &String::from_utf8_lossy(&output.stdout);
         }
+        said
+    }
+
+    /// Joins this place to another by a wire with IPv4 addresses.
+    pub fn join(&self, link: &str, ip: &str, other: &Self, far_link: &str, far_ip: &str) {
+        let far = other.namespace.name();
+        self.run(&format!(
+            "ip link add {link} type veth peer name {far_link} netns {far}
+             ip addr add {ip}/24 dev {link}
+             ip link set {link} up"
+        ));
+        other.run(&format!("ip addr add {far_ip}/24 dev {far_link}\nip link set {far_link} up"));
     }
 
     /// Starts the daemon, and waits until it answers.
@@ -168,9 +192,19 @@ impl Place {
         self.try_status().expect("the daemon answers")
     }
 
+    /// Links on the way to another node.
+    pub fn hops(&self, other: &Self) -> Option<u8> {
+        self.status().routes.iter().find(|route| route.node == other.secret.id()).map(|route| route.hops)
+    }
+
     /// Answers each datagram on the echo port until the test ends.
     pub fn echo(&self) {
-        let socket = self.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, ECHO_PORT))).expect("inside");
+        self.echo_at(ECHO_PORT);
+    }
+
+    /// The same on any port.
+    pub fn echo_at(&self, port: u16) {
+        let socket = self.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))).expect("inside");
         let socket = socket.expect("the port is free");
         std::thread::spawn(move || {
             let mut buffer = [0; 2048];

@@ -133,6 +133,7 @@ impl Plan<'_> {
             identity: self.layout.identity(&member.name),
             region: self.region(),
             interface: MESH_INTERFACE.to_owned(),
+            tun: atoll_mesh::TunMode::Create,
             listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), self.settings.ports.mesh),
             listen_tls: None,
             peers: if member.namespace.is_none() { self.settings.mesh.peers.clone() } else { Vec::new() },
@@ -144,6 +145,7 @@ impl Plan<'_> {
             exit: None,
             grant: None,
             regions: Vec::new(),
+            metrics: None,
         })
     }
 

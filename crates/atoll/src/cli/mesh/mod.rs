@@ -1,9 +1,11 @@
 //! `atoll mesh`: the mesh daemon, and what it knows.
 
+mod capture;
 mod invite;
 mod ping;
 mod run;
 mod show;
+mod trace;
 
 use std::{
     path::{Path, PathBuf},
@@ -11,10 +13,10 @@ use std::{
 };
 
 use anyhow::Result;
-use atoll_api::{UnixClient, mesh::MeshStatus};
+use atoll_api::{ClientError, UnixClient, mesh::MeshStatus};
 use atoll_base::NodeId;
 use clap::Subcommand;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     failure::{OrFail as _, fail},
@@ -38,6 +40,10 @@ pub(crate) enum MeshCommand {
     Sessions(show::ShowArgs),
     /// Measure the round trip to a node or workload
     Ping(ping::PingArgs),
+    /// Show the way to a node, hop by hop: who passes packets on, round trips and loss
+    Trace(trace::TraceArgs),
+    /// Show what goes through this machine's mesh daemon, or write it to a file for Wireshark
+    Capture(capture::CaptureArgs),
     /// Print the line with which another machine joins
     Invite(invite::InviteArgs),
 }
@@ -62,6 +68,8 @@ pub(crate) fn run(command: &MeshCommand, state: Option<&Path>) -> Result<ExitCod
         MeshCommand::Routes(args) => show::routes(args, state),
         MeshCommand::Sessions(args) => show::sessions(args, state),
         MeshCommand::Ping(args) => ping::run(args, state),
+        MeshCommand::Trace(args) => trace::run(args, state),
+        MeshCommand::Capture(args) => capture::run(args, state),
         MeshCommand::Invite(args) => invite::run(args, state),
     }
 }
@@ -83,6 +91,11 @@ impl Which {
                 },
             )
         })
+    }
+
+    fn post<B: Serialize, T: DeserializeOwned>(&self, state: Option<&Path>, uri: &str, body: &B) -> Result<T> {
+        let socket = self.socket(state)?;
+        block_on(async { UnixClient::new(&socket).post(uri, body).await.map_err(refusal) })
     }
 
     fn status(&self, state: Option<&Path>) -> Result<MeshStatus> {
@@ -119,6 +132,14 @@ impl Which {
                 format!("name one with --member: {}", names.join(", ")),
             )),
         }
+    }
+}
+
+/// What the daemon said, in its own words; or that it does not answer.
+fn refusal(error: ClientError) -> anyhow::Error {
+    match error {
+        ClientError::Refused { problem, .. } => fail(problem.error, problem.cure.unwrap_or_default()),
+        error => fail(error.to_string(), "`atoll status` says whether the region runs; `atoll up` starts it"),
     }
 }
 

@@ -11,7 +11,7 @@ use atoll_base::{
     NodeId, NodeSecret, RegionId,
     invite::{Invite, LinkTransport},
 };
-use atoll_mesh::Config;
+use atoll_mesh::{Config, TunMode};
 
 use super::{
     super::{
@@ -67,6 +67,12 @@ pub(crate) struct RunArgs {
     /// Name of the network interface to make
     #[arg(long, value_name = "NAME", default_value = INTERFACE, conflicts_with = "config")]
     interface: String,
+    /// Make no network interface: only pass on packets of others. Needs no root, if --state can be written
+    #[arg(long, conflicts_with = "config")]
+    relay: bool,
+    /// Where Prometheus may scrape /metrics over TCP, such as 127.0.0.1:9871
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    metrics: Option<SocketAddr>,
 }
 
 pub(super) fn run(args: &RunArgs, state: Option<&Path>) -> Result<ExitCode> {
@@ -113,6 +119,7 @@ fn standalone(args: &RunArgs, state: Option<&Path>) -> Result<Config> {
         identity: layout.mesh_identity(),
         region,
         interface: args.interface.clone(),
+        tun: if args.relay { TunMode::None } else { TunMode::Create },
         listen: args.listen,
         listen_tls: args.listen_tls,
         peers,
@@ -124,6 +131,7 @@ fn standalone(args: &RunArgs, state: Option<&Path>) -> Result<Config> {
         exit: None,
         grant: None,
         regions: Vec::new(),
+        metrics: args.metrics,
     })
 }
 
