@@ -150,9 +150,6 @@ pub enum ConfigError {
     /// The own interface cannot be searched for neighbours.
     #[error("`discovery` names '{0}', the mesh's own interface: name the interfaces of the local networks instead")]
     OwnInterface(String),
-    /// Routes cannot be exchanged without an own interface.
-    #[error("`babel` needs the mesh's own interface: leave it empty, or leave out `tun = \"none\"`")]
-    BabelWithoutTun,
     /// A plain interface cannot be used.
     #[error("`babel` cannot use the interface '{interface}': {why}")]
     Babel {
@@ -168,6 +165,12 @@ pub enum ConfigError {
         entry: String,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// A setting makes no sense on a node without an interface.
+    #[error("`{setting}` needs the mesh's own interface: leave it out, or `tun = \"none\"` (--relay)")]
+    NeedsTun {
+        /// Which one.
+        setting: &'static str,
     },
     /// Something in `exit` cannot be used.
     #[error("'{entry}' in `exit` cannot be used: {why}")]
@@ -238,9 +241,6 @@ impl Config {
         if self.discovery.len() > DISCOVERY_INTERFACES_MAX {
             return Err(ConfigError::TooMany { what: "discovery", limit: DISCOVERY_INTERFACES_MAX });
         }
-        if self.tun == TunMode::None && !self.babel.is_empty() {
-            return Err(ConfigError::BabelWithoutTun);
-        }
         if self.tun == TunMode::Create && self.discovery.contains(&self.interface) {
             return Err(ConfigError::OwnInterface(self.interface.clone()));
         }
@@ -262,7 +262,14 @@ impl Config {
             }
         });
         let peers = peers.collect::<Result<_, _>>()?;
+        self.check_tun()?;
         Ok((self.read_key()?, peers))
+    }
+
+    fn check_tun(&self) -> Result<(), ConfigError> {
+        let idle = [("open", !self.open.is_empty()), ("exit", self.exit.is_some()), ("babel", !self.babel.is_empty())];
+        let setting = idle.into_iter().find(|(_, is_set)| self.tun == TunMode::None && *is_set);
+        setting.map_or(Ok(()), |(setting, _)| Err(ConfigError::NeedsTun { setting }))
     }
 
     fn read_key(&self) -> Result<NodeSecret, ConfigError> {

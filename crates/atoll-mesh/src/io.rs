@@ -7,7 +7,6 @@
 use std::{
     io::{self, IoSliceMut},
     net::{Ipv6Addr, SocketAddr},
-    ops::Range,
 };
 
 use atoll_api::mesh::Way;

@@ -61,9 +61,9 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// Why TLS cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// No key could be made.
-    #[error("the system gave no key")]
-    Key,
+    /// No certificate could be made.
+    #[error(transparent)]
+    Certificate(#[from] rcgen::Error),
     /// The TLS library refuses its configuration.
     #[error(transparent)]
     Config(#[from] rustls::Error),

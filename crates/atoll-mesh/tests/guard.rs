@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use atoll_base::MeshAddr;
 use atoll_mesh::Config;
 use atoll_os::firewall::{Firewall, WorkloadRules};
-use support::{How, PATIENCE, PORT, wait};
+use support::{How, PATIENCE, PORT, REGION, wait};
 
 /// In what time a caller learns that it is refused; without an answer it would take two minutes.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -187,7 +188,7 @@ fn the_tables_of_workloads_and_of_the_machine_do_not_mind_each_other() {
     for line in
         ["ip link set atw7 up", "ip addr add fe80::1/64 dev atw7 nodad", "sysctl -qw net.ipv6.conf.all.forwarding=1"]
     {
-        b.command(line);
+        b.run(line);
     }
     b.run(&format!("ip route add {address}/128 dev atw7"));
     workload.run("ip link set eth0 up");

@@ -139,13 +139,13 @@ fn two_homes_whose_nats_refuse_find_a_direct_way() {
 fn a_node_whose_only_address_changes_goes_on() {
     let (mut a, mut b) = (Place::new("a", 21), Place::new("b", 22));
     a.join("eth", "10.9.0.1", &b, "eth", "10.9.0.2");
-    start(b, &[]);
-    start(a, &["10.9.0.2"]);
-    wait("there is a way", || a.hops(b) == Some(1));
-    talk(a, &b, Duration::from_secs(1), || {});
+    start(&mut b, &[]);
+    start(&mut a, &["10.9.0.2"]);
+    wait("there is a way", || a.hops(&b) == Some(1));
+    talk(&a, &b, Duration::from_secs(1), || {});
     for number in 11..14 {
         let (old, new) = (if number == 11 { 1 } else { number - 1 }, number);
-        let (longest, count) = talk(a, &b, Duration::from_secs(3), || {
+        let (longest, count) = talk(&a, &b, Duration::from_secs(3), || {
             std::thread::sleep(Duration::from_secs(1));
             a.run(&format!("ip addr del 10.9.0.{old}/24 dev eth\nip addr add 10.9.0.{new}/24 dev eth"));
         });
@@ -162,13 +162,13 @@ fn two_links_to_one_neighbour_stand_ready() {
     let (mut a, mut b) = (Place::new("a", 31), Place::new("b", 32));
     a.join("one", "10.8.1.1", &b, "one", "10.8.1.2");
     a.join("two", "10.8.2.1", &b, "two", "10.8.2.2");
-    start(b, &[]);
-    start(a, &["10.8.1.2", "10.8.2.2"]);
+    start(&mut b, &[]);
+    start(&mut a, &["10.8.1.2", "10.8.2.2"]);
     let up = |place: &Place| place.status().peers.iter().filter(|peer| peer.up).count();
     wait("both links are up at both ends", || up(&a) == 2 && up(&b) == 2);
-    talk(a, &b, Duration::from_secs(1), || {});
+    talk(&a, &b, Duration::from_secs(1), || {});
     for link in ["one", "two", "one"] {
-        let (longest, count) = talk(a, &b, Duration::from_secs(2), || {
+        let (longest, count) = talk(&a, &b, Duration::from_secs(2), || {
             std::thread::sleep(Duration::from_secs(1));
             a.run(&format!("ip link set {link} down"));
         });

@@ -41,6 +41,7 @@ fn a_wrong_setting_is_named() {
         (peer("udp://[fe80::1]:4870"), &["link-local", "fe80::1%eth0"]),
         (format!("{good}discovery = [\"atoll0\"]\n"), &["`discovery`", "'atoll0'"]),
         (format!("{good}tun = \"none\"\n[[babel]]\ninterface = \"eth1\"\n"), &["`babel`", "`tun = \"none\"`"]),
+        (format!("{good}tun = \"none\"\nopen = [\"tcp/22\"]\n"), &["`open`", "`tun = \"none\"`"]),
         (good.replace("\"atoll0\"", "\"much-too-long-for-linux\""), &["'much-too-long-for-linux'", "1 to 15 bytes"]),
         (good.replace("\"atoll0\"", "\"\""), &["''", "`interface`", "1 to 15 bytes"]),
         (good.replace("\"atoll0\"", "\"a/b\""), &["'a/b'", "`interface`"]),

@@ -209,12 +209,10 @@ fn others_are_reached_over_a_neighbour_to_whom_only_tls_leads() {
 fn a_port_that_is_taken_is_named() {
     let place = Place::new("a", 46);
     let config = place.config(&[], true);
-    let error = place.namespace.run(|| {
+    let error = place.block_on(async || {
         let _taken = TcpListener::bind((Ipv6Addr::UNSPECIFIED, TLS_PORT)).expect("it is free");
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(atoll_mesh::run(config, core::future::pending())).expect_err("the port is taken")
+        atoll_mesh::run(config, core::future::pending()).await.expect_err("the port is taken").to_string()
     });
-    let error = error.expect("inside").to_string();
     assert!(error.contains("TCP port 443 is in use") && error.contains("listen_tls"), "{error}");
 }
 
@@ -271,7 +269,7 @@ fn strangers_get_nothing_and_take_nothing() {
     b.start(&[], true);
     a.start(&["tls://10.7.3.2"], false);
     wait("there is a way", || a.hops(b) == Some(1) && b.hops(a) == Some(1));
-    let open_files = || fs::read_dir("/proc/self/fd").expect("readable").count();
+    let open_files = || std::fs::read_dir("/proc/self/fd").expect("readable").count();
     let files_before = open_files();
 
     let attack = || {

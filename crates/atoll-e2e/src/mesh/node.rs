@@ -13,7 +13,7 @@ use atoll_api::{UnixClient, mesh::MeshStatus};
 use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId};
 use tokio::{runtime::Builder, time::timeout};
 
-use super::{Host, Lab, Process};
+use super::{Host, Lab, Process, probe};
 use crate::{Turn, binary, eventually};
 
 /// UDP port of every daemon.
@@ -98,10 +98,11 @@ impl Node {
         fs::set_permissions(file("key"), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         let peers: Vec<_> = peers.iter().map(|peer| format!("\"udp://{peer}\"")).collect();
         let text = format!(
-            "identity = {:?}\nregion = \"{REGION}\"\ninterface = \"atoll0\"\nlisten = \"[::]:{PORT}\"\npeers = [{}]\nsocket = {:?}\nopen = \"all\"\n",
+            "identity = {:?}\nregion = \"{REGION}\"\ninterface = \"atoll0\"\nlisten = \"[::]:{PORT}\"\npeers = [{}]\nsocket = {:?}\nopen = {:?}\n",
             file("key"),
             peers.join(", "),
             file("sock"),
+            probe::open(),
         );
         fs::write(file("toml"), text)?;
         let mut node = Self {

@@ -24,6 +24,8 @@ pub const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 const PROBE_PATIENCE: Duration = Duration::from_millis(250);
 /// So many answers in a row end an outage.
 const PROBES_IN_A_ROW: usize = 50;
+/// iperf3's own port.
+const IPERF_PORT: u16 = 5201;
 const ECHO_PORT: u16 = 7;
 const TRANSFER_PORT: u16 = 5002;
 
@@ -45,11 +47,21 @@ pub fn ping(host: &Host, target: IpAddr, count: u32, interval: Duration) -> Resu
     Ok(times)
 }
 
+/// What a node must open for the probes, as its configuration names it.
+pub fn open() -> [String; 4] {
+    [
+        format!("tcp/{IPERF_PORT}"),
+        format!("udp/{IPERF_PORT}"),
+        format!("tcp/{TRANSFER_PORT}"),
+        format!("udp/{ECHO_PORT}"),
+    ]
+}
+
 /// An iperf3 server on this machine, on all of its addresses.
 pub fn iperf_server(host: &Host, log: &Path) -> Result<Process> {
     let server = host.start(tool("iperf3"), ["-s"], log)?;
     eventually("the iperf3 server listens", Duration::from_secs(5), || {
-        let attempt = host.run(|| Ok(TcpListener::bind("[::]:5201").is_err()))?;
+        let attempt = host.run(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, IPERF_PORT)).is_err()))?;
         Ok(attempt.then_some(()))
     })?;
     Ok(server)

@@ -11,19 +11,16 @@ use rand_chacha::rand_core::Rng as _;
 use super::{LinkId, Mesh, Origin};
 use crate::{
     limits::{
-        CANDIDATES_FOUND_MAX, CANDIDATES_MAX, LINKS_MAX, OBSERVERS_MAX, PUNCH_BYTES_MIN, PUNCH_LIFE, PUNCH_OPENING,
-        PUNCH_OPENING_HOPS, PUNCH_PAUSE, PUNCH_PAUSE_MAX, PUNCH_REPLIES_PER_SECOND_MAX, PUNCH_RETRY, PUNCH_ROUND,
-        PUNCH_ROUNDS_MAX, PUNCH_START_MAX, PUNCH_SWEEP, PUNCH_TALK, PUNCHED_IDLE, PUNCHED_LINKS_MAX, PUNCHES_MAX,
-        PUNCHES_PER_SECOND_MAX,
+        CANDIDATES_FOUND_MAX, CANDIDATES_MAX, HOP_LIMIT, LINKS_MAX, OBSERVERS_MAX, PUNCH_BYTES_MIN, PUNCH_LIFE,
+        PUNCH_OPENING, PUNCH_OPENING_HOPS, PUNCH_PAUSE, PUNCH_PAUSE_MAX, PUNCH_REPLIES_PER_SECOND_MAX, PUNCH_RETRY,
+        PUNCH_ROUND, PUNCH_ROUNDS_MAX, PUNCH_START_MAX, PUNCH_SWEEP, PUNCH_TALK, PUNCHED_IDLE, PUNCHED_LINKS_MAX,
+        PUNCHES_MAX, PUNCHES_PER_SECOND_MAX,
     },
     punch::{PunchMessage, PunchStep, PunchToken, is_candidate},
     rate::RateLimit,
     time::Time,
     timers::Timer,
-    wire::{
-        PAYLOAD_CLOSE,
-        data::{HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_MESSAGE},
-    },
+    wire::PAYLOAD_CLOSE,
 };
 
 /// All attempts that are under way, and what bounds them.
@@ -380,16 +377,6 @@ impl Mesh {
         let endpoints = if step == PunchStep::Start { Vec::new() } else { self.own_candidates(now) };
         let Some(punch) = self.punches.by_network.get(&network) else { return };
         let message = PunchMessage { step, attempt: punch.attempt, token: punch.own, endpoints }.to_bytes();
-        // Such messages are no traffic: they keep no session alive.
-        let Some((last_used, tx_bytes)) = self.remotes.get(&network).map(|r| (r.last_used, r.tx_bytes)) else { return };
-        let Some(mut sealer) = self.open_path(network, &[], message.len(), now) else { return };
-        let mut frame = vec![0; message.len() + OVERHEAD_BYTES];
-        frame[HEADROOM_BYTES..HEADROOM_BYTES + message.len()].copy_from_slice(&message);
-        sealer.seal_as(&mut frame, RECORD_MESSAGE);
-        let to = sealer.to();
-        self.queue_transmit(to, frame);
-        if let Some(remote) = self.remotes.get_mut(&network) {
-            (remote.last_used, remote.tx_bytes) = (last_used, tx_bytes);
-        }
+        self.send_message(network, &message, HOP_LIMIT, now);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     timers::Timer,
     wire::{
         Frame,
-        data::{Body, HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_AT, RecordFlags, STEERING_AT, Steering},
+        data::{Body, HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_AT, RECORD_MESSAGE, RecordFlags, STEERING_AT, Steering},
     },
 };
 
@@ -197,6 +197,31 @@ impl Mesh {
         if !is_held {
             self.queue_transmit(to, frame);
         }
+    }
+
+    /// Sends a message to the far end, sealed for it alone: index of the keys and counter of the record. It is no
+    /// traffic: it keeps no session alive.
+    pub(super) fn send_message(
+        &mut self,
+        network: MeshAddr,
+        message: &[u8],
+        hop_limit: u8,
+        now: Time,
+    ) -> Option<(u32, u64)> {
+        let (last_used, tx_bytes) = self.remotes.get(&network).map(|remote| (remote.last_used, remote.tx_bytes))?;
+        let mut sealer = self.open_path(network, &[], message.len(), now)?;
+        let mut frame = vec![0; message.len() + OVERHEAD_BYTES];
+        frame[HEADROOM_BYTES..HEADROOM_BYTES + message.len()].copy_from_slice(message);
+        sealer.limit_hops(hop_limit.clamp(1, HOP_LIMIT));
+        sealer.seal_as(&mut frame, RECORD_MESSAGE);
+        let (to, is_held, sealed) = (sealer.to(), sealer.is_held(), sealer.last_sealed());
+        if !is_held {
+            self.queue_transmit(to, frame);
+        }
+        if let Some(remote) = self.remotes.get_mut(&network) {
+            (remote.last_used, remote.tx_bytes) = (last_used, tx_bytes);
+        }
+        Some(sealed)
     }
 
     /// Sends a frame of a handshake to the far end.

@@ -361,6 +361,19 @@ fn data_waits_for_a_full_socket_and_control_does_not() {
 }
 
 #[test]
+fn a_message_between_nodes_waits_for_a_full_socket_like_data() {
+    let mut pair = Pair::new();
+    let network = pair.nodes[1].network();
+    let Pair { nodes: [a, b], now, .. } = &mut pair;
+    a.hold(true);
+    a.send_message(network, &[9; 40], crate::limits::HOP_LIMIT, *now).expect("there are keys");
+    assert_eq!(a.poll_transmit(), None, "nothing goes past the queue");
+    let mut frame = a.poll_held(*now).expect("it waits").data.to_vec();
+    let _ = b.handle_datagram(endpoint(0), &mut frame, *now);
+    assert_eq!((b.counters.dropped_forged, b.counters.dropped_malformed), (0, 1), "it opened, and means nothing");
+}
+
+#[test]
 fn only_who_saw_a_record_says_that_it_ran_out_of_hops_there() {
     let mut pair = Pair::new();
     let (own, other, third) = (pair.nodes[0].network, pair.nodes[1].network, node(3).network);

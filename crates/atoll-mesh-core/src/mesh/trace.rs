@@ -23,7 +23,7 @@ use crate::{
     packet,
     rate::RateLimit,
     time::Time,
-    wire::data::{Body, EXPIRED_BYTES, HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_AT, RECORD_MESSAGE, Steering},
+    wire::data::{Body, EXPIRED_BYTES, OVERHEAD_BYTES, RECORD_AT, Steering},
 };
 
 const DOMAIN: &str = "atoll mesh hop limit v1";
@@ -245,25 +245,6 @@ impl Mesh {
         let node = self.remotes.get(&source).and_then(|remote| remote.node);
         let round_trip = now.since(note.sent);
         self.event(Event::Answered { probe: token, network: source, node, is_target: true, round_trip });
-    }
-
-    /// Sends a message to the far end, sealed for it alone: index of the keys and counter of the record. It is no
-    /// traffic: it keeps no session alive.
-    fn send_message(&mut self, network: MeshAddr, message: &[u8], hop_limit: u8, now: Time) -> Option<(u32, u64)> {
-        let (last_used, tx_bytes) = self.remotes.get(&network).map(|remote| (remote.last_used, remote.tx_bytes))?;
-        let mut sealer = self.open_path(network, &[], message.len(), now)?;
-        let mut frame = vec![0; message.len() + OVERHEAD_BYTES];
-        frame[HEADROOM_BYTES..HEADROOM_BYTES + message.len()].copy_from_slice(message);
-        sealer.limit_hops(hop_limit.clamp(1, HOP_LIMIT));
-        sealer.seal_as(&mut frame, RECORD_MESSAGE);
-        let (to, is_held, sealed) = (sealer.to(), sealer.is_held(), sealer.last_sealed());
-        if !is_held {
-            self.queue_transmit(to, frame);
-        }
-        if let Some(remote) = self.remotes.get_mut(&network) {
-            (remote.last_used, remote.tx_bytes) = (last_used, tx_bytes);
-        }
-        Some(sealed)
     }
 }
 

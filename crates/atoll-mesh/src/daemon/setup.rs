@@ -68,6 +68,7 @@ impl Surroundings {
         exit: Option<&Exit>,
         network: MeshAddr,
     ) -> Result<Self, MeshError> {
+        let Some(link) = link else { return Ok(Self { guard: None, part: Part::None }) };
         let guard = Guard::start(link, open).await.map_err(MeshError::Firewall)?;
         match Part::start(exit, link, network.node()).await {
             Ok(part) => Ok(Self { guard, part }),

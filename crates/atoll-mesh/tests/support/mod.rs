@@ -20,18 +20,18 @@ use atoll_mesh::{Config, MeshError, TunMode};
 use atoll_os::netns::NetNs;
 use tokio::{runtime::Builder, sync::oneshot};
 
-pub const REGION: RegionId = RegionId([0x5a; 32]);
+pub(crate) const REGION: RegionId = RegionId([0x5a; 32]);
 /// UDP port of links.
-pub const PORT: u16 = 4870;
-pub const ECHO_PORT: u16 = 7;
+pub(crate) const PORT: u16 = 4870;
+pub(crate) const ECHO_PORT: u16 = 7;
 /// How long the slowest machine may take for what takes some seconds on an idle one.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A namespace, gone when dropped, and perhaps a daemon in it.
-pub struct Place {
-    pub namespace: NetNs,
-    pub secret: NodeSecret,
-    pub region: RegionId,
+pub(crate) struct Place {
+    pub(crate) namespace: NetNs,
+    pub(crate) secret: NodeSecret,
+    pub(crate) region: RegionId,
     folder: tempfile::TempDir,
     daemon: Option<Daemon>,
 }
@@ -42,7 +42,7 @@ struct Daemon {
 }
 
 /// How a daemon ends.
-pub enum How {
+pub(crate) enum How {
     /// As SIGTERM does.
     Orderly,
     /// As SIGKILL does: nothing is cleaned up.
@@ -51,12 +51,12 @@ pub enum How {
 
 impl Place {
     /// The node's key follows from the seed.
-    pub fn new(name: &str, seed: u8) -> Self {
+    pub(crate) fn new(name: &str, seed: u8) -> Self {
         Self::in_region(name, seed, REGION)
     }
 
     /// The same for a node of some region.
-    pub fn in_region(name: &str, seed: u8, region: RegionId) -> Self {
+    pub(crate) fn in_region(name: &str, seed: u8, region: RegionId) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let namespace = NetNs::ensure(&format!("atoll-mesh-{}-{number}-{name}", std::process::id()))
@@ -70,12 +70,12 @@ impl Place {
     }
 
     /// Path of a file of this place.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// A daemon that calls nobody and looks for nobody.
-    pub fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         Config {
             identity: self.file("identity.key"),
             region: self.region,
@@ -96,33 +96,33 @@ impl Place {
         }
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.file("run/mesh.sock")
     }
 
-    pub fn network(&self) -> MeshAddr {
+    pub(crate) fn network(&self) -> MeshAddr {
         MeshAddr::of(self.region, self.secret.id())
     }
 
-    pub fn address(&self) -> Ipv6Addr {
+    pub(crate) fn address(&self) -> Ipv6Addr {
         self.network().node()
     }
 
     /// Runs `work` on a thread inside the namespace, with a runtime of its own.
-    pub fn block_on<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
+    pub(crate) fn block_on<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
         let inside = || Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work());
         self.namespace.run(inside).expect("inside the namespace")
     }
 
     /// A program that will run inside.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         self.namespace.enter_on_spawn(&mut command).expect("inside");
         command
     }
 
     /// Runs commands inside, one a line; all must succeed. What they say.
-    pub fn run(&self, lines: &str) -> String {
+    pub(crate) fn run(&self, lines: &str) -> String {
         let mut said = String::new();
         for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let mut words = line.split_whitespace();
@@ -134,7 +134,7 @@ impl Place {
     }
 
     /// Joins this place to another by a wire with IPv4 addresses.
-    pub fn join(&self, link: &str, ip: &str, other: &Self, far_link: &str, far_ip: &str) {
+    pub(crate) fn join(&self, link: &str, ip: &str, other: &Self, far_link: &str, far_ip: &str) {
         let far = other.namespace.name();
         self.run(&format!(
             "ip link add {link} type veth peer name {far_link} netns {far}
@@ -145,7 +145,7 @@ impl Place {
     }
 
     /// Starts the daemon, and waits until it answers.
-    pub fn start(&mut self, config: Config) {
+    pub(crate) fn start(&mut self, config: Config) {
         let (stop, stopped) = oneshot::channel();
         let namespace = self.namespace.clone();
         let thread = std::thread::spawn(move || {
@@ -174,7 +174,7 @@ impl Place {
     }
 
     /// Stops the daemon, which must still run.
-    pub fn stop(&mut self, how: How) {
+    pub(crate) fn stop(&mut self, how: How) {
         let daemon = self.daemon.take().expect("it was started");
         let is_crash = matches!(how, How::Crash);
         assert!(daemon.stop.send(how).is_ok(), "the daemon died before: {:?}", daemon.thread.join());
@@ -184,26 +184,26 @@ impl Place {
         }
     }
 
-    pub fn try_status(&self) -> Option<MeshStatus> {
+    pub(crate) fn try_status(&self) -> Option<MeshStatus> {
         self.block_on(async || UnixClient::new(self.socket()).get("/v1/status").await.ok())
     }
 
-    pub fn status(&self) -> MeshStatus {
+    pub(crate) fn status(&self) -> MeshStatus {
         self.try_status().expect("the daemon answers")
     }
 
     /// Links on the way to another node.
-    pub fn hops(&self, other: &Self) -> Option<u8> {
+    pub(crate) fn hops(&self, other: &Self) -> Option<u8> {
         self.status().routes.iter().find(|route| route.node == other.secret.id()).map(|route| route.hops)
     }
 
     /// Answers each datagram on the echo port until the test ends.
-    pub fn echo(&self) {
+    pub(crate) fn echo(&self) {
         self.echo_at(ECHO_PORT);
     }
 
     /// The same on any port.
-    pub fn echo_at(&self, port: u16) {
+    pub(crate) fn echo_at(&self, port: u16) {
         let socket = self.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))).expect("inside");
         let socket = socket.expect("the port is free");
         std::thread::spawn(move || {
@@ -228,7 +228,7 @@ impl Drop for Place {
 }
 
 /// Waits until it is done; how long that took.
-pub fn wait(what: &str, mut done: impl FnMut() -> bool) -> Duration {
+pub(crate) fn wait(what: &str, mut done: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");

@@ -29,7 +29,7 @@ use crate::up::layout::Layout;
 pub(crate) enum MeshCommand {
     /// Run the mesh daemon until SIGTERM; `atoll up` does this for a region, and this alone makes a network with just a
     /// name
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Say who this node is in the mesh, and what is wrong
     Status(show::ShowArgs),
     /// List the neighbours and what the links to them are like
