@@ -8,8 +8,10 @@ use tokio::{sync::watch, time::timeout};
 
 use crate::{ledger::Verified, limits::MEMBERS_INTERVAL};
 
-/// Tells it at each change, and again every [`MEMBERS_INTERVAL`]: the mesh daemon may have been started anew.
-pub(crate) async fn tell(socket: PathBuf, mut verified: watch::Receiver<Verified>) {
+/// Tells it at each change, and again every [`MEMBERS_INTERVAL`]: the mesh daemon may have been started anew. Nobody is
+/// told without a socket, that is in an open region.
+pub(crate) async fn tell(socket: Option<PathBuf>, mut verified: watch::Receiver<Verified>) {
+    let Some(socket) = socket else { return };
     let client = UnixClient::new(socket);
     loop {
         let members = registered(&verified.borrow_and_update());
@@ -74,7 +76,7 @@ mod tests {
         let app = Router::new().route("/v1/members", post(hear));
         tokio::spawn(async move { axum::serve(listener, app).await });
         let (verified_in, verified) = watch::channel(Verified::default());
-        let task = tokio::spawn(tell(socket, verified));
+        let task = tokio::spawn(tell(Some(socket), verified));
         verified_in.send_replace(of(&[1, 2]));
         assert_eq!(heard.recv().await, Some(vec![NodeId([1; 32]), NodeId([2; 32])]));
         // Another block without a change of nodes, then one with.

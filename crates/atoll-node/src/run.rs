@@ -174,9 +174,7 @@ pub async fn run(
         runner = Some(tokio::spawn(made.run(stop)));
     }
     tasks.spawn(serve_mesh(shared.clone(), store.clone(), metrics.clone(), mesh_in));
-    if let Some(socket) = config.mesh_socket.clone() {
-        tasks.spawn(members::tell(socket, shared.verified.clone()));
-    }
+    tasks.spawn(members::tell(config.mesh_socket.clone(), shared.verified.clone()));
     tasks.spawn(follower.run());
     let api = Api { shared, store, fetcher, http, metrics };
     tasks.spawn(async move {
