@@ -208,7 +208,13 @@ fn a_host_behind_babeld_and_a_mesh_node_reach_each_other() {
     let config = lab.config();
     lab.node.start(Config { babel: vec![BabelConfig { accept: Vec::new(), ..config.babel[0].clone() }], ..config });
     assert_eq!(route(&lab.node, "fd01:2::/64"), "", "what is not accepted any more is not kept");
+    lab.node.stop(How::Crash);
+    lab.node.start(lab.config());
+    wait("the host reaches the node again", || pings(&lab.host, host, node));
+
+    // It stops in good order, once it has been heard.
     lab.node.stop(How::Orderly);
+    assert_eq!(route(&lab.node, "fd01:2::/64"), "", "nothing stays behind");
     println!(
         "taken back after {:?}",
         wait("babeld forgets the region", || {
@@ -216,11 +222,6 @@ fn a_host_behind_babeld_and_a_mesh_node_reach_each_other() {
             route.is_empty() || route.contains("unreachable")
         })
     );
-    let config = lab.config();
-    lab.node.start(config);
-    wait("the host reaches the node again", || pings(&lab.host, host, node));
-    lab.node.stop(How::Orderly);
-    assert_eq!(route(&lab.node, "fd01:2::/64"), "", "nothing stays behind");
 }
 
 /// Noise from a neighbour on the wire, from Babel's port and from others: the table of the node stays as it is.
