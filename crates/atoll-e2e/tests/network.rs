@@ -128,6 +128,59 @@ fn a_closed_network_refuses_whoever_is_not_named() -> Result<()> {
 }
 
 #[test]
+fn a_relay_without_an_interface_carries_and_commands_show_the_way_and_the_packets() -> Result<()> {
+    let turn = Turn::take()?;
+    let lab = Lab::new(&turn, "mlook", 3, &topology::line(3))?;
+    let [mut first, mut relay, mut third] = [0, 1, 2].map(|number| Machine::new(&lab, number));
+    let metrics = "127.0.0.1:9871";
+    relay.run(&["--network", NETWORK, "--relay", "--metrics", metrics])?;
+    first.run(&["--network", NETWORK, "--peer", &format!("udp://{}:{PORT}", lab.wire(0, 1)?.ip(1))])?;
+    third.run(&[
+        "--network",
+        NETWORK,
+        "--peer",
+        &format!("udp://{}:{PORT}", lab.wire(1, 2)?.ip(1)),
+        "--open",
+        "tcp/80",
+    ])?;
+    first.reaches(2)?;
+    third.reaches(2)?;
+    let (far, near) = (third.id()?, relay.id()?);
+
+    let trace = first.ask(&["trace", &far[..12], "--count", "3"])?;
+    let hops = trace["hops"].as_array().context("hops")?;
+    ensure!(trace["reached"] == true && hops.len() == 2, "{trace}");
+    ensure!(hops[0]["nodes"][0]["node"] == near.as_str(), "the relay has not proven itself: {trace}");
+    ensure!(hops[1]["nodes"][0]["node"] == far.as_str() && hops[1]["nodes"][0]["is_target"] == true, "{trace}");
+    let table = first.says(&["trace", &far[..12]])?;
+    ensure!(table.contains(&near[..8]) && table.contains("the target"), "{table}");
+
+    // What is captured is what is sent meanwhile, in a form that others read.
+    let file = lab.scratch().join("pings.pcap").display().to_string();
+    std::thread::scope(|scope| {
+        let capture = scope.spawn(|| first.says(&["capture", "--count", "4", "--write", &file]));
+        eventually("the end of the capture", PATIENCE, || {
+            first.says(&["ping", &far[..12], "--count", "1"])?;
+            Ok(capture.is_finished().then_some(()))
+        })?;
+        capture.join().expect("no panic")
+    })?;
+    let bytes = std::fs::read(&file)?;
+    ensure!(bytes.starts_with(&0xa1b2_c3d4_u32.to_le_bytes()) || bytes.starts_with(&0xa1b2_3c4d_u32.to_le_bytes()));
+    ensure!(bytes.len() > 24 + 4 * (16 + 48), "{} bytes", bytes.len());
+
+    let scraped = relay.host.inside("curl", ["-s", &format!("http://{metrics}/metrics")])?;
+    let relayed =
+        scraped.lines().find_map(|line| line.strip_prefix("atoll_mesh_relayed_total ")).context("no count")?;
+    ensure!(relayed.parse::<u64>()? > 10, "{relayed}");
+    let other = relay
+        .host
+        .inside("curl", ["-s", "-o", "/dev/null", "-w", "%{http_code}", &format!("http://{metrics}/v1/status")])?;
+    ensure!(other == "404", "the API is open over TCP: {other}");
+    Ok(())
+}
+
+#[test]
 fn wrong_words_are_refused_with_what_to_do() -> Result<()> {
     let turn = Turn::take()?;
     let lab = Lab::new(&turn, "mwrong", 1, &[])?;
