@@ -7,10 +7,11 @@ mod streams;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
 use atoll_base::{MeshAddr, NodeId, RegionId, RegionPrefix};
-use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Time, beacon::Beacon, stream::is_stream};
+use atoll_mesh_core::{Event, LinkId, Mesh, Origin, beacon::Beacon, stream::is_stream};
 use atoll_os::{
     link::detour::DETOUR_MARK,
     link_watch::{LinkChange, LinkWatch, interface_of, local_addresses},
@@ -21,7 +22,7 @@ use tokio::{
     net::{TcpListener, UnixListener},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -92,7 +93,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         watch,
         tls,
         behind: BTreeMap::new(),
-        carriers_seen: (Time::ZERO, 0),
+        sent_before_look: 0,
         probes: BTreeMap::new(),
     };
     let result = daemon.run(requests, endpoints, &mut news, shutdown).await;
@@ -151,8 +152,8 @@ struct Daemon {
     tls: Option<Tls>,
     /// Index of the interface over which each link that is up was reached when it came up.
     behind: BTreeMap<LinkId, u32>,
-    /// When the carriers of those were last looked at, and how much had been sent by then.
-    carriers_seen: (Time, u64),
+    /// How much had been sent when the carriers of those were last looked at.
+    sent_before_look: u64,
     /// Who waits for the answer to a probe.
     probes: BTreeMap<u64, ProbeAnswer>,
 }
@@ -181,17 +182,12 @@ impl Daemon {
         news: &mut mpsc::Receiver<News>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
-        tokio::pin!(shutdown);
         self.tell_addresses();
-        let mut tell = interval(PLAIN_LOOK_INTERVAL);
-        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut sweep = interval(TLS_SWEEP_INTERVAL);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let beacon = sleep_until(Instant::now());
-        tokio::pin!(beacon);
+        let (mut tell, mut sweep) = (every(PLAIN_LOOK_INTERVAL), every(TLS_SWEEP_INTERVAL));
         let mut pace = Pace::default();
-        let timer = sleep_until(Instant::now());
-        tokio::pin!(timer);
+        let [beacon, timer, look] = [(); 3].map(|()| sleep_until(Instant::now()));
+        tokio::pin!(shutdown, beacon, timer, look);
+        let mut is_looking = false;
         loop {
             self.settle();
             if self.io.streams().is_crowded() {
@@ -201,6 +197,11 @@ impl Daemon {
             let deadline = self.mesh.poll_timeout().map(|(at, _)| self.io.instant(at));
             if let Some(deadline) = deadline.filter(|deadline| *deadline != timer.deadline()) {
                 timer.as_mut().reset(deadline);
+            }
+            // Not at once: what was sent may be answered now.
+            if !is_looking && self.io.sends() != self.sent_before_look {
+                is_looking = true;
+                look.as_mut().reset(Instant::now() + CARRIER_INTERVAL);
             }
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
@@ -213,6 +214,10 @@ impl Daemon {
                 () = &mut timer, if deadline.is_some() => {
                     // What lies unread is older than the timer: it may be the very answer that is waited for.
                     self.io.read_datagrams(&mut self.mesh);
+                }
+                () = &mut look, if is_looking => {
+                    is_looking = false;
+                    self.look_at_carriers();
                 }
                 Some(change) = self.watch.next() => match change {
                     LinkChange::Lost(index) => self.lose_interface(index),
@@ -249,7 +254,6 @@ impl Daemon {
             self.mesh.handle_timeout(now);
         }
         self.io.flush(&mut self.mesh);
-        self.look_at_carriers(now);
         self.io.drop_closed_tap();
         while let Some(event) = self.mesh.poll_event() {
             if matches!(event, Event::LinkUp { .. } | Event::LinkMoved { .. } | Event::LinkDown { .. }) {
@@ -286,12 +290,8 @@ impl Daemon {
     }
 
     /// Asks for the carriers while something is sent: the kernel may take a second to tell by itself.
-    fn look_at_carriers(&mut self, now: Time) {
-        let (at, sends) = self.carriers_seen;
-        if now.since(at) < CARRIER_INTERVAL || self.io.sends() == sends {
-            return;
-        }
-        self.carriers_seen = (now, self.io.sends());
+    fn look_at_carriers(&mut self) {
+        self.sent_before_look = self.io.sends();
         let mut indexes: Vec<_> = self.behind.values().copied().collect();
         indexes.sort_unstable();
         indexes.dedup();
@@ -300,7 +300,6 @@ impl Daemon {
                 self.lose_interface(index);
             }
         }
-        self.io.flush(&mut self.mesh);
     }
 
     /// Notes over which interface a link goes.
@@ -416,6 +415,13 @@ async fn resolve(peers: Vec<Peer>, found: mpsc::Sender<(usize, SocketAddr)>) {
         let is_complete = known.iter().all(Option::is_some);
         sleep(if is_complete { RESOLVE_KNOWN_INTERVAL } else { RESOLVE_INTERVAL }).await;
     }
+}
+
+/// Ticks that are never closer than this.
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// The next beacon; never, without discovery.

@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, IoSliceMut},
-    net::{Ipv6Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr, UdpSocket},
 };
 
 use atoll_api::mesh::Way;
@@ -21,7 +21,7 @@ use atoll_mesh_core::{
 use atoll_os::tun::{Tun, VNET_HEADER_BYTES, VnetHeader};
 use quinn_udp::RecvMeta;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::UdpSocket, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     MeshError,
@@ -152,8 +152,7 @@ impl Io {
     /// Waits until there is something to read, or room for what waits to be sent.
     pub(crate) async fn ready(&self) -> Result<Ready, MeshError> {
         tokio::select! {
-            // An error here is one of the reactor, and shows again when reading.
-            _ = self.sender.udp().readable() => Ok(Ready::Udp),
+            () = self.sender.readable() => Ok(Ready::Udp),
             () = self.sender.room(), if self.sender.is_full() => Ok(Ready::Room),
             result = self.packets() => result.map(|()| Ready::Tun),
         }
@@ -399,6 +398,7 @@ impl Io {
             self.send_buffer.handle_idle();
             if self.held_until.is_some_and(|until| now >= until) {
                 self.held_until = None;
+                self.sender.forget_room();
             }
         }
         mesh.hold(self.held_until.is_some());
@@ -451,8 +451,7 @@ pub(crate) fn open_udp(listen: SocketAddr, mark: Option<u32>) -> Result<(UdpSock
     atoll_os::udp::enlarge_buffers(&socket, SOCKET_BUFFER_BYTES);
     atoll_os::udp::set_send_buffer(&socket, SendBuffer::default().bytes());
     socket.bind(&listen.into()).map_err(fail)?;
-    let socket = UdpSocket::from_std(socket.into()).map_err(fail)?;
-    Ok((socket, is_ipv6))
+    Ok((socket.into(), is_ipv6))
 }
 
 /// Feeds a datagram to the core, and shows it to whoever looks.

@@ -2,12 +2,12 @@
 
 use std::{
     io::{self, IoSliceMut},
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
 };
 
 use atoll_mesh_core::{ecn::Ecn, stream::is_stream};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
-use tokio::{io::Interest, net::UdpSocket};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     limits::{ROOM_PAUSE, ROW_BYTES_MAX},
@@ -17,7 +17,10 @@ use crate::{
 
 /// The socket.
 pub(crate) struct Sender {
-    udp: UdpSocket,
+    /// Waited for only to be read: who waits for room is woken after each datagram that the network took.
+    udp: AsyncFd<UdpSocket>,
+    /// The same socket, to wait for room in it; there since it was full, until [`Self::forget_room`].
+    room: Option<AsyncFd<UdpSocket>>,
     state: UdpSocketState,
     /// Whether the socket is an IPv6 one, which sees IPv4 addresses in their mapped form.
     is_ipv6: bool,
@@ -41,7 +44,8 @@ impl Sender {
         let state = UdpSocketState::new((&udp).into())?;
         atoll_os::udp::keep_errors(&udp);
         Ok(Self {
-            udp,
+            udp: atoll_os::udp::watch(udp, Interest::READABLE)?,
+            room: None,
             state,
             is_ipv6,
             sends: 0,
@@ -54,15 +58,21 @@ impl Sender {
         })
     }
 
-    pub(crate) const fn udp(&self) -> &UdpSocket {
-        &self.udp
+    pub(crate) fn udp(&self) -> &UdpSocket {
+        self.udp.get_ref()
+    }
+
+    /// Waits until there is something to receive.
+    pub(crate) async fn readable(&self) {
+        // An error here is one of the reactor, and shows again when receiving.
+        let _ = self.udp.readable().await.map(|mut guard| guard.retain_ready());
     }
 
     /// Receives rows of datagrams, one for each buffer; how many. `WouldBlock` if there are none.
     pub(crate) fn receive(&mut self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
         let mut count = 0;
-        let received = self.udp.try_io(Interest::READABLE, || {
-            count = self.state.recv((&self.udp).into(), buffers, meta)?;
+        let received = self.udp.try_io(Interest::READABLE, |udp| {
+            count = self.state.recv(udp.into(), buffers, meta)?;
             // Fewer than there is room for: the socket is empty, and need not be asked once more to say so. It becomes
             // readable with the next datagram.
             if count < buffers.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
@@ -76,7 +86,7 @@ impl Sender {
         if !self.is_told {
             return None;
         }
-        let refused = atoll_os::udp::next_refused(&self.udp).map(canonical);
+        let refused = atoll_os::udp::next_refused(self.udp.get_ref()).map(canonical);
         self.is_told = refused.is_some();
         refused
     }
@@ -98,11 +108,11 @@ impl Sender {
     pub(crate) fn send_one(&mut self, transmit: &atoll_mesh_core::Transmit) {
         let shape = Shape { to: transmit.to, ecn: Ecn::NotCapable, datagram_bytes: transmit.data.len() };
         let Some(hops) = transmit.hops_max else { return self.send(shape, &transmit.data) };
-        atoll_os::udp::set_hops(&self.udp, Some(hops));
+        atoll_os::udp::set_hops(self.udp.get_ref(), Some(hops));
         if !self.stuck.is_empty() || self.send_some(shape, &transmit.data) == 0 {
             self.errors += 1;
         }
-        atoll_os::udp::set_hops(&self.udp, None);
+        atoll_os::udp::set_hops(self.udp.get_ref(), None);
     }
 
     /// Sends what waits, as far as the socket takes it.
@@ -120,8 +130,9 @@ impl Sender {
 
     /// Waits until the socket may take more.
     pub(crate) async fn room(&self) {
-        let ready = self.udp.ready(Interest::WRITABLE).await;
-        if !ready.is_ok_and(|ready| !ready.is_write_closed()) {
+        let Some(room) = &self.room else { return tokio::time::sleep(ROOM_PAUSE).await };
+        let ready = room.ready(Interest::WRITABLE).await;
+        if !ready.is_ok_and(|guard| !guard.ready().is_write_closed()) {
             // An ICMP error came once. Since then the reactor takes the socket for closed, and so always ready.
             tokio::time::sleep(ROOM_PAUSE).await;
         }
@@ -170,8 +181,22 @@ impl Sender {
         done
     }
 
-    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.udp.try_io(Interest::WRITABLE, || self.state.try_send((&self.udp).into(), transmit))
+    fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if let Some(room) = &self.room {
+            return room.try_io(Interest::WRITABLE, |udp| self.state.try_send(udp.into(), transmit));
+        }
+        let sent = self.state.try_send(self.udp.get_ref().into(), transmit);
+        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            let clone = self.udp.get_ref().try_clone();
+            // Without it, sending is tried again after a pause.
+            self.room = clone.and_then(|clone| atoll_os::udp::watch(clone, Interest::WRITABLE)).ok();
+        }
+        sent
+    }
+
+    /// The socket has not been full for a while: nobody waits for room in it.
+    pub(crate) fn forget_room(&mut self) {
+        self.room = None;
     }
 
     /// Sends a row and empties it.

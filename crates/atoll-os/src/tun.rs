@@ -185,8 +185,9 @@ impl Tun {
         }
         let fd = open(name).map_err(|source| describe(name, source))?;
         let takes_udp_segments = offload(&fd).map_err(|source| TunError::Create { name: name.clone(), source })?;
+        // Only to be read: the kernel would also tell after each packet written that the next one may come.
         // SAFETY: the descriptor is owned by the `AsyncFd`, which never replaces or closes it before it is dropped.
-        let fd = unsafe { AsyncFd::register(fd) };
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
         let fd = fd.map_err(|e| TunError::Create { name: name.clone(), source: e.into() })?;
         let links = Links::here()?;
         // No link-local address: the kernel would send router solicitations and reports into the mesh.

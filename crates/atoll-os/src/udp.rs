@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSliceMut},
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd},
 };
 
@@ -13,6 +13,14 @@ use nix::{
         sockopt::{self, Ipv4RecvErr, Ipv4Ttl, Ipv6RecvErr, Ipv6Ttl},
     },
 };
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Watches a socket on the runtime of the caller for one thing only, being readable or having room: whoever watches for
+/// room is woken after each datagram that the network took.
+pub fn watch(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
+    // SAFETY: `socket` owns its descriptor, and the `AsyncFd` owns `socket`: it stays open and the same until dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}
 
 /// Asks the kernel for socket buffers of so many bytes, each way: beyond its limits where this process may raise them,
 /// else up to them. Never fails; a smaller buffer drops sooner.
