@@ -5,7 +5,6 @@ mod support;
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    ops::Deref,
     time::Duration,
 };
 
@@ -25,16 +24,7 @@ const IN_VAIN: Duration = Duration::from_millis(1500);
 const SERVER: &str = "2001:db8:beef::1";
 const ROUTER_AT_EXIT: &str = "2001:db8:2::1";
 
-/// A place, and what only this lab does there.
-struct Place(support::Place);
-
-impl Deref for Place {
-    type Target = support::Place;
-
-    fn deref(&self) -> &support::Place {
-        &self.0
-    }
-}
+support::place_of_lab!();
 
 fn address(text: &str) -> Ipv6Addr {
     text.parse().expect("an address")

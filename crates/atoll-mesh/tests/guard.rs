@@ -5,7 +5,6 @@ mod support;
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket},
-    ops::Deref,
     time::{Duration, Instant},
 };
 
@@ -17,16 +16,7 @@ use support::{How, PATIENCE, PORT, REGION, wait};
 /// In what time a caller learns that it is refused; without an answer it would take two minutes.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// A place, and what only this lab does there.
-struct Place(support::Place);
-
-impl Deref for Place {
-    type Target = support::Place;
-
-    fn deref(&self) -> &support::Place {
-        &self.0
-    }
-}
+support::place_of_lab!();
 
 impl Place {
     fn new(name: &str, seed: u8) -> Self {

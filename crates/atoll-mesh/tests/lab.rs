@@ -5,7 +5,6 @@ mod support;
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
-    os::unix::net::UnixStream,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -33,7 +32,6 @@ trait Lab {
     fn set_link(&self, link: &str, is_up: bool);
     fn hears(&self, target: Ipv6Addr, bytes: usize) -> bool;
     fn limit(&self, link: &str, rate: &str);
-    fn metric(&self, name: &str) -> u64;
     fn round_trips(&self, target: Ipv6Addr, count: usize) -> Vec<Duration>;
     fn wait_until_hears(&self, target: &Self) -> Duration;
 }
@@ -61,17 +59,6 @@ impl Lab for Place {
     /// Limits what leaves over a link, with a deep plain queue before it, as many modems have.
     fn limit(&self, link: &str, rate: &str) {
         self.run(&format!("tc qdisc add dev {link} root tbf rate {rate} burst 16kb limit 16mb"));
-    }
-
-    /// A value of the daemon's metrics.
-    fn metric(&self, name: &str) -> u64 {
-        let mut stream = UnixStream::connect(self.socket()).expect("the daemon answers");
-        let request = b"GET /metrics HTTP/1.1\r\nHost: mesh\r\nConnection: close\r\n\r\n";
-        stream.write_all(request).expect("written");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("read");
-        let value = text.lines().find_map(|line| line.strip_prefix(&format!("atoll_mesh_{name} ")));
-        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
     }
 
     /// Round trips of one echo after the other, each of at most two seconds.

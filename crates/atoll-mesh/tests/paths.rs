@@ -4,11 +4,10 @@ mod support;
 
 use std::{
     fs,
-    net::{Ipv6Addr, UdpSocket},
     time::{Duration, Instant},
 };
 
-use support::{ECHO_PORT, PORT, Place, wait};
+use support::{PORT, Place, wait};
 
 fn forward(place: &Place) {
     let write = || fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("written");
@@ -28,35 +27,6 @@ fn start(place: &mut Place, peers: &[&str]) {
 /// Bytes that crossed the links of this node, both ways.
 fn link_bytes(of: &Place) -> u64 {
     of.status().peers.iter().map(|peer| peer.rx_bytes + peer.tx_bytes).sum()
-}
-
-/// Exchanges echoes, one each 10 ms, while `during` runs; the longest time without any, and how many came back.
-fn talk(from: &Place, to: &Place, duration: Duration, during: impl FnOnce() + Send) -> (Duration, u32) {
-    let target = (to.address(), ECHO_PORT);
-    let exchange = || {
-        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_millis(10))).expect("set");
-        let (start, mut last, mut longest, mut count) = (Instant::now(), Instant::now(), Duration::ZERO, 0);
-        let mut buffer = [0; 2048];
-        while start.elapsed() < duration {
-            // While there is no route, the kernel says so.
-            let _ = socket.send_to(&[7; 1000], target);
-            let sent = Instant::now();
-            while sent.elapsed() < Duration::from_millis(10) {
-                if socket.recv(&mut buffer).is_ok() {
-                    count += 1;
-                    longest = longest.max(last.elapsed());
-                    last = Instant::now();
-                }
-            }
-        }
-        (longest.max(last.elapsed()), count)
-    };
-    std::thread::scope(|scope| {
-        let talking = scope.spawn(|| from.namespace.run(exchange).expect("inside"));
-        during();
-        talking.join().expect("no panic")
-    })
 }
 
 /// Two nodes (1 and 2), each behind a NAT of its own (3 and 4), and a relay (0) that is also the router between them.
@@ -104,7 +74,7 @@ fn assert_direct_within_seconds(drops: [bool; 2]) {
     wait("there is a way over the relay", || a.hops(b) == Some(2) && b.hops(a) == Some(2));
     let start = Instant::now();
     let mut direct = None;
-    let (longest, count) = talk(a, b, Duration::from_secs(6), || {
+    let (longest, count) = a.talk(b, Duration::from_secs(6), || {
         wait("there is a direct way", || a.hops(b) == Some(1) && b.hops(a) == Some(1));
         direct = Some(start.elapsed());
     });
@@ -114,7 +84,7 @@ fn assert_direct_within_seconds(drops: [bool; 2]) {
     assert_eq!((link.origin.as_str(), link.up), ("punched", true));
     // The relay carries nothing of it any more.
     let before = link_bytes(relay);
-    let (longest, count) = talk(a, b, Duration::from_secs(2), || {});
+    let (longest, count) = a.talk(b, Duration::from_secs(2), || {});
     let relayed = link_bytes(relay) - before;
     println!("{count} echoes of 1000 bytes, longest pause {longest:?}; the relay's links carried {relayed} bytes");
     assert!(count > 40 && relayed < u64::from(count) * 100, "{count} echoes, {relayed} bytes");
@@ -142,10 +112,10 @@ fn a_node_whose_only_address_changes_goes_on() {
     start(&mut b, &[]);
     start(&mut a, &["10.9.0.2"]);
     wait("there is a way", || a.hops(&b) == Some(1));
-    talk(&a, &b, Duration::from_secs(1), || {});
+    a.talk(&b, Duration::from_secs(1), || {});
     for number in 11..14 {
         let (old, new) = (if number == 11 { 1 } else { number - 1 }, number);
-        let (longest, count) = talk(&a, &b, Duration::from_secs(3), || {
+        let (longest, count) = a.talk(&b, Duration::from_secs(3), || {
             std::thread::sleep(Duration::from_secs(1));
             a.run(&format!("ip addr del 10.9.0.{old}/24 dev eth\nip addr add 10.9.0.{new}/24 dev eth"));
         });
@@ -166,9 +136,9 @@ fn two_links_to_one_neighbour_stand_ready() {
     start(&mut a, &["10.8.1.2", "10.8.2.2"]);
     let up = |place: &Place| place.status().peers.iter().filter(|peer| peer.up).count();
     wait("both links are up at both ends", || up(&a) == 2 && up(&b) == 2);
-    talk(&a, &b, Duration::from_secs(1), || {});
+    a.talk(&b, Duration::from_secs(1), || {});
     for link in ["one", "two", "one"] {
-        let (longest, count) = talk(&a, &b, Duration::from_secs(2), || {
+        let (longest, count) = a.talk(&b, Duration::from_secs(2), || {
             std::thread::sleep(Duration::from_secs(1));
             a.run(&format!("ip link set {link} down"));
         });

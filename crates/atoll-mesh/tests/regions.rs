@@ -5,7 +5,6 @@ mod support;
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddrV6, TcpListener, TcpStream},
-    ops::Deref,
     process::Stdio,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -18,16 +17,7 @@ use support::{How, PATIENCE, PORT, wait};
 const A: RegionId = RegionId([0x5c; 32]);
 const B: RegionId = RegionId([0x5d; 32]);
 
-/// A place with a node of one region, and what only this lab does there.
-struct Place(support::Place);
-
-impl Deref for Place {
-    type Target = support::Place;
-
-    fn deref(&self) -> &support::Place {
-        &self.0
-    }
-}
+support::place_of_lab!();
 
 fn authority(region: RegionId) -> NodeSecret {
     NodeSecret::from_seed(region.0)

@@ -4,9 +4,8 @@ mod support;
 
 use std::{
     collections::VecDeque,
-    io::{Read as _, Write as _},
+    io::Write as _,
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    ops::Deref,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,16 +22,7 @@ use support::{ECHO_PORT, How, PATIENCE, PORT, wait};
 
 const TLS_PORT: u16 = 443;
 
-/// A place, and what only this lab does there.
-struct Place(support::Place);
-
-impl Deref for Place {
-    type Target = support::Place;
-
-    fn deref(&self) -> &support::Place {
-        &self.0
-    }
-}
+support::place_of_lab!();
 
 impl Place {
     fn new(name: &str, seed: u8) -> Self {
@@ -80,7 +70,7 @@ impl Place {
     }
 
     /// What the way to another costs.
-    fn metric(&self, other: &Self) -> Option<u32> {
+    fn route_metric(&self, other: &Self) -> Option<u32> {
         self.status().routes.iter().find(|route| route.node == other.secret.id()).map(|route| route.metric)
     }
 
@@ -96,47 +86,6 @@ impl Place {
     fn session_age_ms(&self, other: &Self) -> u64 {
         let sessions = self.status().sessions;
         sessions.iter().find(|session| session.node == other.secret.id()).expect("a session").age_ms
-    }
-
-    /// A value of the daemon's metrics.
-    fn gauge(&self, name: &str) -> u64 {
-        let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).expect("the daemon answers");
-        let request = b"GET /metrics HTTP/1.1\r\nHost: mesh\r\nConnection: close\r\n\r\n";
-        stream.write_all(request).expect("written");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("read");
-        let value = text.lines().find_map(|line| line.strip_prefix(&format!("atoll_mesh_{name} ")));
-        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
-    }
-
-    /// Exchanges echoes with another, one each 10 ms, while `during` runs; the longest time without any, and how many
-    /// came back.
-    fn talk(&self, other: &Self, duration: Duration, during: impl FnOnce() + Send) -> (Duration, u32) {
-        let target = (other.address(), ECHO_PORT);
-        let exchange = || {
-            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).expect("a socket");
-            socket.set_read_timeout(Some(Duration::from_millis(10))).expect("set");
-            let (start, mut last, mut longest, mut count) = (Instant::now(), Instant::now(), Duration::ZERO, 0);
-            let mut buffer = [0; 2048];
-            while start.elapsed() < duration {
-                // While there is no route, the kernel says so.
-                let _ = socket.send_to(&[7; 1000], target);
-                let sent = Instant::now();
-                while sent.elapsed() < Duration::from_millis(10) {
-                    if socket.recv(&mut buffer).is_ok() {
-                        count += 1;
-                        longest = longest.max(last.elapsed());
-                        last = Instant::now();
-                    }
-                }
-            }
-            (longest.max(last.elapsed()), count)
-        };
-        std::thread::scope(|scope| {
-            let talking = scope.spawn(|| self.namespace.run(exchange).expect("inside"));
-            during();
-            talking.join().expect("no panic")
-        })
     }
 }
 
@@ -160,7 +109,9 @@ fn udp_is_used_while_it_passes_and_tls_as_long_as_it_does_not() {
         let before = a.session_age_ms(&b);
         let start = Instant::now();
         a.allow_udp();
-        wait("the way leads over UDP", || [a.metric(&b), b.metric(&a)].iter().all(|m| m.is_some_and(|m| m < 1000)));
+        wait("the way leads over UDP", || {
+            [a.route_metric(&b), b.route_metric(&a)].iter().all(|m| m.is_some_and(|m| m < 1000))
+        });
         println!("UDP is used {:?} after it passes again", start.elapsed());
         assert_eq!((a.links(&b, true).len(), a.links(&b, false).len()), (1, 1), "TLS stands by");
         let tls_bytes = |place: &Place| place.links(&b, true).iter().map(|link| link.tx_bytes).sum::<u64>();
@@ -321,7 +272,7 @@ fn strangers_get_nothing_and_take_nothing() {
         let send = || UdpSocket::bind(("100::5", 0)).and_then(|socket| socket.send_to(&[8; 100], ("100::6", PORT)));
         // The neighbour's address may not be known yet.
         let _ = foe.namespace.run(send).expect("inside");
-        b.gauge("odd_datagrams_total") > 0
+        b.metric("odd_datagrams_total") > 0
     });
     // Whoever belongs here gets in, attack or not.
     c.start(&["tls://10.7.4.2"], false);
@@ -330,7 +281,7 @@ fn strangers_get_nothing_and_take_nothing() {
         tcp.set_read_timeout(Some(PATIENCE)).expect("set");
         until_closed(&mut tcp);
     }
-    wait("only neighbours are left", || b.gauge("tls_connections") == 2);
+    wait("only neighbours are left", || b.metric("tls_connections") == 2);
     // The other daemon, its connections at both ends, and what tests beside this one may open.
     wait("nothing is left of strangers", || open_files() < files_before + 100);
     assert!(b.status().peers.len() == 2, "strangers are no neighbours");

@@ -37,26 +37,12 @@ fn registered(verified: &Verified) -> Option<Vec<NodeId>> {
 mod tests {
     use std::sync::Arc;
 
-    use atoll_base::schema::{Capacity, NodeRecord, RegionView};
+    use atoll_base::schema::RegionView;
     use axum::{Json, Router, routing::post};
     use tokio::{net::UnixListener, sync::mpsc};
 
     use super::*;
-
-    fn node(n: u8) -> NodeRecord {
-        NodeRecord {
-            id: [n; 32].into(),
-            provider: Default::default(),
-            account: Default::default(),
-            sealing_key: Default::default(),
-            total: Capacity::default(),
-            used: Capacity::default(),
-            labels: vec![],
-            registered_ms: 0,
-            online: true,
-            next_workload: 2,
-        }
-    }
+    use crate::gateway::tests::node;
 
     fn of(ids: &[u8]) -> Verified {
         let view = RegionView { nodes: ids.iter().map(|id| node(*id)).collect(), ..RegionView::default() };

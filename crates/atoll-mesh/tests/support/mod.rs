@@ -5,8 +5,9 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, UdpSocket},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -192,6 +193,47 @@ impl Place {
         self.try_status().expect("the daemon answers")
     }
 
+    /// A value of the daemon's metrics.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let mut stream = UnixStream::connect(self.socket()).expect("the daemon answers");
+        let request = b"GET /metrics HTTP/1.1\r\nHost: mesh\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).expect("written");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("read");
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("atoll_mesh_{name} ")));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
+    }
+
+    /// Exchanges echoes with another, one each 10 ms, while `during` runs; the longest time without any, and how many
+    /// came back.
+    pub(crate) fn talk(&self, other: &Self, duration: Duration, during: impl FnOnce() + Send) -> (Duration, u32) {
+        let target = (other.address(), ECHO_PORT);
+        let exchange = || {
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).expect("a socket");
+            socket.set_read_timeout(Some(Duration::from_millis(10))).expect("set");
+            let (start, mut last, mut longest, mut count) = (Instant::now(), Instant::now(), Duration::ZERO, 0);
+            let mut buffer = [0; 2048];
+            while start.elapsed() < duration {
+                // While there is no route, the kernel says so.
+                let _ = socket.send_to(&[7; 1000], target);
+                let sent = Instant::now();
+                while sent.elapsed() < Duration::from_millis(10) {
+                    if socket.recv(&mut buffer).is_ok() {
+                        count += 1;
+                        longest = longest.max(last.elapsed());
+                        last = Instant::now();
+                    }
+                }
+            }
+            (longest.max(last.elapsed()), count)
+        };
+        std::thread::scope(|scope| {
+            let talking = scope.spawn(|| self.namespace.run(exchange).expect("inside"));
+            during();
+            talking.join().expect("no panic")
+        })
+    }
+
     /// Links on the way to another node.
     pub(crate) fn hops(&self, other: &Self) -> Option<u8> {
         self.status().routes.iter().find(|route| route.node == other.secret.id()).map(|route| route.hops)
@@ -226,6 +268,25 @@ impl Drop for Place {
         }
     }
 }
+
+/// Makes `Place` in a lab that has more to do there: one of these, with methods of the lab's own.
+#[allow(unused_macros)]
+macro_rules! place_of_lab {
+    () => {
+        /// A place, and what only this lab does there.
+        struct Place(support::Place);
+
+        impl std::ops::Deref for Place {
+            type Target = support::Place;
+
+            fn deref(&self) -> &support::Place {
+                &self.0
+            }
+        }
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use place_of_lab;
 
 /// Waits until it is done; how long that took.
 pub(crate) fn wait(what: &str, mut done: impl FnMut() -> bool) -> Duration {

@@ -5,10 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use alloy_primitives::Address;
 use atoll_base::{
     MeshAddr, NodeId,
-    schema::{Capacity, LeaseState, NodeRecord, RegionView},
+    schema::{LeaseState, RegionView},
 };
 use hickory_proto::{
     op::{Message, MessageType, Query},
@@ -22,25 +21,13 @@ use tokio::{
 
 use super::*;
 use crate::{
-    gateway::tests::{lease, view},
+    gateway::tests::{lease, node, view},
     limits::DNS_TCP,
 };
 
 const REGION: RegionId = RegionId([9; 32]);
 
 fn verified() -> Verified {
-    let node = |n: u8| NodeRecord {
-        id: [n; 32].into(),
-        provider: Address::ZERO,
-        account: Address::ZERO,
-        sealing_key: Default::default(),
-        total: Capacity::default(),
-        used: Capacity::default(),
-        labels: vec![],
-        registered_ms: 0,
-        online: true,
-        next_workload: 2,
-    };
     let mut db = lease(3, 3, LeaseState::Running, "");
     db.service = 1;
     let web = [lease(1, 1, LeaseState::Running, ""), lease(2, 2, LeaseState::Failed, "")];

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv6Addr};
 use alloy_primitives::{Address, B256, U256};
 use atoll_base::{
     MeshAddr, NodeId, RegionId,
-    schema::{Capacity, DeploymentRecord, LeaseRecord, LeaseState, RegionView, ServiceRecord},
+    schema::{Capacity, DeploymentRecord, LeaseRecord, LeaseState, NodeRecord, RegionView, ServiceRecord},
 };
 use axum::routing::{any, get};
 use http_body_util::BodyExt as _;
@@ -29,6 +29,22 @@ pub(crate) fn lease(id: u64, node: u8, state: LeaseState, why: &str) -> LeaseRec
         since_ms: 0,
         price_per_hour: U256::ZERO,
         why: why.to_owned(),
+    }
+}
+
+/// A registered node.
+pub(crate) fn node(n: u8) -> NodeRecord {
+    NodeRecord {
+        id: B256::repeat_byte(n),
+        provider: Address::ZERO,
+        account: Address::ZERO,
+        sealing_key: B256::ZERO,
+        total: Capacity::default(),
+        used: Capacity::default(),
+        labels: vec![],
+        registered_ms: 0,
+        online: true,
+        next_workload: 2,
     }
 }
 
