@@ -182,6 +182,12 @@ impl Io {
             let now = self.now();
             for number in 0..count {
                 self.handle_row(mesh, number, now);
+                if self.meta[number].len > SUPER_BYTES_MAX / 2
+                    && let Some(tun) = &self.tun
+                {
+                    // Nothing that comes later fits into the same super-packet, and this lies in the processor's cache.
+                    self.delivery.write(&self.received, tun);
+                }
             }
             match &self.tun {
                 Some(tun) => self.delivery.write(&self.received, tun),
@@ -279,6 +285,11 @@ impl Io {
             match tun.try_read(&mut self.packet) {
                 Ok(length) => {
                     self.handle_super(mesh, length, now);
+                    if self.row.is_most() {
+                        // A super-packet leaves as one row: the far end writes it as one, too, and gets to work while
+                        // the next is sealed.
+                        self.sender.send_row(&mut self.row);
+                    }
                     self.note_full(mesh);
                     if self.sender.streams.is_crowded() {
                         break;

@@ -202,23 +202,26 @@ impl Sender {
     /// Sends a row and empties it.
     pub(crate) fn send_row(&mut self, row: &mut Row) {
         if let Some(shape) = row.shape.take() {
-            self.send(shape, &row.bytes);
+            self.send(shape, &row.buffer[..row.bytes]);
         }
-        row.bytes.clear();
+        row.bytes = 0;
     }
 }
 
 /// Datagrams for one neighbour, side by side: all of one size, but the last, which may be shorter.
 pub(crate) struct Row {
     shape: Option<Shape>,
-    bytes: Vec<u8>,
-    /// Largest row.
+    /// What was in it before is overwritten, never cleared.
+    buffer: Box<[u8]>,
+    /// How much of it is taken.
+    bytes: usize,
+    /// Largest row; at most [`ROW_BYTES_MAX`].
     pub(crate) bytes_max: usize,
 }
 
 impl Default for Row {
     fn default() -> Self {
-        Self { shape: None, bytes: Vec::new(), bytes_max: ROW_BYTES_MAX }
+        Self { shape: None, buffer: vec![0; ROW_BYTES_MAX].into_boxed_slice(), bytes: 0, bytes_max: ROW_BYTES_MAX }
     }
 }
 
@@ -228,18 +231,23 @@ impl Row {
         let fits = self.shape.is_some_and(|shape| {
             shape.to == to
                 && shape.ecn == ecn
-                && self.bytes.len().is_multiple_of(shape.datagram_bytes)
+                && self.bytes.is_multiple_of(shape.datagram_bytes)
                 && bytes <= shape.datagram_bytes
-                && self.bytes.len() + bytes <= self.bytes_max
-                && self.bytes.len() / shape.datagram_bytes < sender.state.max_gso_segments()
+                && self.bytes + bytes <= self.bytes_max
+                && self.bytes / shape.datagram_bytes < sender.state.max_gso_segments()
         });
         if !fits {
             sender.send_row(self);
             self.shape = Some(Shape { to, ecn, datagram_bytes: bytes });
         }
-        let start = self.bytes.len();
-        self.bytes.resize(start + bytes, 0);
-        &mut self.bytes[start..]
+        let start = self.bytes;
+        self.bytes += bytes;
+        &mut self.buffer[start..self.bytes]
+    }
+
+    /// Whether another super-packet like the one that is in it would not fit as a whole.
+    pub(crate) const fn is_most(&self) -> bool {
+        self.bytes > self.bytes_max / 2
     }
 }
 
