@@ -34,7 +34,7 @@ use crate::{
     io::{Io, Ready, open_udp},
     limits::{
         API_STOP_MAX, CARRIER_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL, RESOLVE_KNOWN_INTERVAL,
-        TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
+        REST_TURN, TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
     },
     tls::News,
     trace::Answered,
@@ -187,15 +187,17 @@ impl Daemon {
         let mut pace = Pace::default();
         let [beacon, timer, look] = [(); 3].map(|()| sleep_until(Instant::now()));
         tokio::pin!(shutdown, beacon, timer, look);
-        let mut is_looking = false;
+        let (mut is_looking, mut turn) = (false, 0_u32);
         loop {
+            turn = turn.wrapping_add(1);
             self.settle();
             if self.io.streams().is_crowded() {
                 self.io.streams().relieve();
                 tokio::task::yield_now().await;
             }
             let deadline = self.mesh.poll_timeout().map(|(at, _)| self.io.instant(at));
-            if let Some(deadline) = deadline.filter(|deadline| *deadline != timer.deadline()) {
+            // A timer that fires too early costs less than one that is set with each packet.
+            if let Some(deadline) = deadline.filter(|at| *at < timer.deadline() || timer.is_elapsed()) {
                 timer.as_mut().reset(deadline);
             }
             // Not at once: what was sent may be answered now.
@@ -203,20 +205,21 @@ impl Daemon {
                 is_looking = true;
                 look.as_mut().reset(Instant::now() + CARRIER_INTERVAL);
             }
+            // A packet that comes in finds all the rest not even looked at; but that has its turns, too.
+            let is_turn_of_rest = turn.is_multiple_of(REST_TURN);
             tokio::select! {
+                biased;
+                ready = self.io.ready(), if !is_turn_of_rest => self.read(ready?)?,
                 () = &mut shutdown => return Ok(()),
-                ready = self.io.ready() => match ready? {
-                    Ready::Udp => self.io.read_datagrams(&mut self.mesh),
-                    Ready::Tun => self.io.read_packets(&mut self.mesh)?,
-                    // What waits is sent by `settle`.
-                    Ready::Room => {}
-                },
                 () = &mut timer, if deadline.is_some() => {
                     // What lies unread is older than the timer: it may be the very answer that is waited for.
                     self.io.read_datagrams(&mut self.mesh);
                 }
                 () = &mut look, if is_looking => {
                     is_looking = false;
+                    // What came in meanwhile shall not wait for it.
+                    self.io.read_datagrams(&mut self.mesh);
+                    self.io.read_packets(&mut self.mesh)?;
                     self.look_at_carriers();
                 }
                 Some(change) = self.watch.next() => match change {
@@ -243,8 +246,20 @@ impl Daemon {
                         pace.hurry();
                     }
                 }
+                ready = self.io.ready(), if is_turn_of_rest => self.read(ready?)?,
             }
         }
+    }
+
+    /// Passes on what can be read.
+    fn read(&mut self, ready: Ready) -> Result<(), MeshError> {
+        match ready {
+            Ready::Udp => self.io.read_datagrams(&mut self.mesh),
+            Ready::Tun => self.io.read_packets(&mut self.mesh)?,
+            // What waits is sent by `settle`.
+            Ready::Room => {}
+        }
+        Ok(())
     }
 
     /// Fires due timers, sends what is ready, logs what happened.

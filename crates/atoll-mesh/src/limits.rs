@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+/// Each time after so many looks at packets, all else is asked first whether it is ready.
+pub const REST_TURN: u32 = 8;
 /// Largest super-packet, and longest row of datagrams that one buffer takes.
 pub const SUPER_BYTES_MAX: usize = 65_536;
 /// Longest row of datagrams in one send: what fits the length field of UDP over IPv4.

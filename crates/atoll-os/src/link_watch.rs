@@ -10,7 +10,7 @@ use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
 use nix::{
     ifaddrs::{InterfaceAddress, getifaddrs},
     libc,
-    net::if_::{if_indextoname, if_nametoindex},
+    net::if_::if_nametoindex,
 };
 use rtnetlink::{
     MulticastGroup,
@@ -65,8 +65,14 @@ impl LinkWatch {
     /// Whether an interface is known to be down or without carrier at this moment. The kernel tells of lost carriers at
     /// most once a second; it answers at once. An interface that cannot be asked counts as working.
     pub fn is_dead(&self, index: u32) -> bool {
-        let Ok(name) = if_indextoname(index) else { return true };
-        let mut request = named_request(&name.to_string_lossy());
+        // By the socket that is there: libc would open one for this question.
+        let mut request = named_request("");
+        request.ifr_ifru.ifru_ifindex = index.cast_signed();
+        // SAFETY: the socket is open for the duration of the call, and SIOCGIFNAME reads and writes one `ifreq`, which
+        // outlives the call.
+        if unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCGIFNAME as _, &raw mut request) } != 0 {
+            return true;
+        }
         let mut value = EthtoolValue { cmd: ETHTOOL_GLINK, data: 1 };
         request.ifr_ifru.ifru_data = (&raw mut value).cast::<c_char>();
         // SAFETY: the socket is open for the duration of the call, and SIOCETHTOOL with ETHTOOL_GLINK reads one `ifreq`
