@@ -23,6 +23,7 @@ mod stuck;
 mod tls;
 mod trace;
 
+pub use atoll_mesh_core::Grant;
 pub use config::{
     Allow, AllowAll, Announce, BabelConfig, Config, ConfigError, ExitConfig, ExitOffer, RegionConfig, TunMode,
 };

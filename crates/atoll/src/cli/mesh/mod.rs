@@ -1,6 +1,7 @@
 //! `atoll mesh`: the mesh daemon, and what it knows.
 
 mod capture;
+mod grant;
 mod invite;
 mod ping;
 mod run;
@@ -46,6 +47,10 @@ pub(crate) enum MeshCommand {
     Capture(capture::CaptureArgs),
     /// Print the line with which another machine joins
     Invite(invite::InviteArgs),
+    /// Make the key by which this region vouches for its border nodes, and print its public half
+    Authority(grant::AuthorityArgs),
+    /// Vouch for a border node of this region towards others: print what both sides write into their settings
+    Grant(grant::GrantArgs),
 }
 
 /// Which mesh daemon of this machine is asked.
@@ -71,6 +76,8 @@ pub(crate) fn run(command: &MeshCommand, state: Option<&Path>) -> Result<ExitCod
         MeshCommand::Trace(args) => trace::run(args, state),
         MeshCommand::Capture(args) => capture::run(args, state),
         MeshCommand::Invite(args) => invite::run(args, state),
+        MeshCommand::Authority(args) => grant::authority(args),
+        MeshCommand::Grant(args) => grant::grant(args, state),
     }
 }
 
