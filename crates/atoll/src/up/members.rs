@@ -194,11 +194,13 @@ impl Plan<'_> {
             socket: self.layout.daemon_socket(&member.name, Role::Node.name()),
             servers: own.into_iter().chain(self.validator_urls()).collect(),
             capacity: member.capacity.then_some(self.capacity),
-            labels: self.settings.labels.get(&member.name).cloned().unwrap_or_default(),
+            labels: self.settings.labels_of(&member.name),
             gateway,
             rpc_forward: (member.gateway && !member.validator).then_some(loopback),
             resolvers: if member.namespace.is_none() { self.settings.mesh.resolvers.clone() } else { Vec::new() },
-            mesh_socket: member.closed.then(|| self.layout.daemon_socket(&member.name, Role::Mesh.name())),
+            mesh_socket: Some(self.layout.daemon_socket(&member.name, Role::Mesh.name())),
+            learn: self.settings.mesh.learn,
+            closed: member.closed,
             interface: MESH_INTERFACE.to_owned(),
         }
     }
@@ -241,6 +243,27 @@ mod tests {
         assert_eq!(members[1].roles(), [Role::Mesh, Role::Ledger]);
         assert_eq!(members[7].roles(), [Role::Mesh, Role::Node]);
         assert_eq!(members[7].namespace.as_deref(), Some("lab-n3"));
+    }
+
+    #[test]
+    fn a_node_publishes_what_its_owner_says_and_tells_its_mesh_what_others_publish() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let layout = Layout::find(Some(dir.path()), "home");
+        let mut settings = Settings::new("home", Size::default(), Ports::default());
+        settings.mesh.announce = vec!["tls://gw.example.org".into()];
+        let charter = crate::up::found::found(&layout, &settings).expect("founds");
+        let capacity = Capacity { cpu_milli: 1, memory_bytes: 1, disk_bytes: 1 };
+        let node = |settings: &Settings| {
+            let plan = Plan { layout: &layout, settings, charter: &charter, capacity };
+            let text = plan.config(&members(settings)[0], Role::Node).expect("written");
+            toml::from_str::<atoll_node::Config>(&text).expect("the daemon reads it")
+        };
+        let config = node(&settings);
+        assert_eq!(config.labels, ["link=tls://gw.example.org:443"]);
+        assert_eq!(config.mesh_socket, Some(layout.daemon_socket("home", "mesh")));
+        assert!(config.learn && !config.closed);
+        settings.mesh.learn = false;
+        assert!(!node(&settings).learn);
     }
 
     #[test]
