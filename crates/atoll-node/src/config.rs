@@ -48,7 +48,8 @@ pub struct Config {
     /// Whether the mesh daemon is told where other nodes can be called, as their owners published it.
     #[serde(default)]
     pub learn: bool,
-    /// Whether the mesh daemon is to let in registered nodes only, and so has to be told who is registered.
+    /// Whether the mesh daemon lets in registered nodes only, and so has to be told who is registered, also in a region
+    /// whose charter does not say so.
     #[serde(default)]
     pub closed: bool,
     /// The mesh daemon's interface.

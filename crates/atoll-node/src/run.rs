@@ -176,7 +176,7 @@ pub async fn run(
     }
     tasks.spawn(serve_mesh(shared.clone(), store.clone(), metrics.clone(), mesh_in));
     let mesh_socket = |is_used: bool| config.mesh_socket.clone().filter(|_| is_used);
-    tasks.spawn(members::run(mesh_socket(config.closed), shared.verified.clone()));
+    tasks.spawn(members::run(mesh_socket(config.closed || checked.charter.is_closed()), shared.verified.clone()));
     tasks.spawn(peers::run(mesh_socket(config.learn), checked.id, shared.verified.clone()));
     tasks.spawn(follower.run());
     let api = Api { shared, store, fetcher, http, metrics };

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use atoll_base::{
+    Charter,
     charter::is_dns_label,
     limits::{LABEL_BYTES_MAX, LABELS_MAX, PUBLISHED_LINKS_MAX},
     published::{self, PublishedLink},
@@ -50,6 +51,10 @@ pub(crate) struct Region {
     pub(crate) currency: String,
     /// Its ticker.
     pub(crate) symbol: String,
+    /// Whether only registered nodes and the first validators may join its mesh. Once it is founded, the charter says so;
+    /// another word here is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) closed: Option<bool>,
 }
 
 /// How many validators and nodes run on this machine.
@@ -112,9 +117,8 @@ pub(crate) struct Mesh {
     /// Interfaces on which neighbours are discovered by link-local multicast.
     #[serde(default)]
     pub(crate) discovery: Vec<String>,
-    /// Whether only registered nodes, the founding validators and the members on this machine may join. Each machine
-    /// refuses others itself, so this should be the same on all.
-    #[serde(default)]
+    /// Whether this machine refuses strangers also in a region that was founded open; others let them in.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) closed: bool,
     /// Resolvers, `address:port`, for names outside the region. Empty: nobody outside is asked, such names are refused.
     #[serde(default)]
@@ -153,6 +157,7 @@ impl Settings {
             region: Region {
                 name: name.to_owned(),
                 currency: format!("{currency} coin"),
+                closed: None,
                 symbol: name.chars().filter(char::is_ascii_alphanumeric).take(5).collect::<String>().to_uppercase(),
             },
             size,
@@ -161,6 +166,11 @@ impl Settings {
             labels: BTreeMap::new(),
             mesh: Mesh::default(),
         }
+    }
+
+    /// Whether the mesh of this machine refuses strangers.
+    pub(crate) fn is_closed(&self, charter: &Charter) -> bool {
+        charter.is_closed() || self.mesh.closed
     }
 
     /// Reads and checks the file.
@@ -186,7 +196,7 @@ impl Settings {
             }
         }
         self.check_announce()?;
-        let members = members(self);
+        let members = members(self, false);
         for name in self.labels.keys() {
             if !members.iter().any(|member| member.name == *name) {
                 bail!("labels.{name}: this machine has no member of that name");
