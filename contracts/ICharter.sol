@@ -15,6 +15,8 @@ interface ICharter {
     function currency() external view returns (string memory name_, string memory symbol);
     function prices() external view returns (Prices memory);
     function heartbeat() external view returns (uint64 intervalMs, uint64 timeoutMs);
+    /// Whether only registered nodes and the first validators may join the region's mesh.
+    function closed() external view returns (bool);
     /// All the coins that exist, in the smallest unit.
     function supply() external view returns (uint256);
 }

@@ -18,7 +18,7 @@ interface INodes {
         bytes32 sealingKey; // X25519 key to which secrets for this node are sealed
         Capacity total;
         Capacity used;
-        string[] labels; // "key=value"
+        string[] labels; // "key=value"; for the key "link" see `register`
         uint64 registeredMs; // ledger time, milliseconds since 1970
         uint64 heartbeatMs; // ledger time of the last heartbeat
         bool online;
@@ -34,7 +34,11 @@ interface INodes {
     error BadClaim(string why);
     error TooMany(string what, uint256 max);
 
-    /// Binds a node to the calling provider, or updates what it offers. `idSignature` is the node's Ed25519
+    /// A label "link=udp://203.0.113.7:4870" or "link=tls://gw.example.org:443" says that others of the region may call
+    /// the node's mesh there; several places are several labels, the preferred one first. The ledger takes any text. Nodes
+    /// ignore what cannot be called, and all beyond the fourth; whoever answers there must prove to be this node.
+    ///
+    /// Binds a node to the calling provider, or replaces what it offers and all its labels. `idSignature` is the node's Ed25519
     /// signature over the claim (see `atoll_base::claim`), so nobody registers a machine that is not theirs.
     function register(bytes32 id, address account, bytes32 sealingKey, Capacity calldata total, string[] calldata labels, bytes calldata idSignature) external;
 

@@ -1,5 +1,5 @@
 //! API of the mesh daemon. `GET /v1/status` answers [`MeshStatus`]; `GET /v1/choices/ADDRESS` answers a list of
-//! [`Choice`]; `POST /v1/trace` of a [`TraceRequest`] answers a [`Trace`]; `POST /v1/capture` of a
+//! [`Choice`]; `POST /v1/peers` takes a list of [`PublishedPeer`]; `POST /v1/trace` of a [`TraceRequest`] answers a [`Trace`]; `POST /v1/capture` of a
 //! [`CaptureRequest`] answers one line of JSON for each [`Captured`], until the connection ends; `GET /metrics` answers
 //! Prometheus text.
 
@@ -90,7 +90,8 @@ pub struct Peer {
     pub region: Option<String>,
     /// Where its datagrams or its connection come from.
     pub endpoint: Endpoint,
-    /// How it was found: `static`, `discovered`, `incoming` or `punched` (a direct way past a relay).
+    /// How it was found: `static`, `discovered`, `incoming`, `punched` (a direct way past a relay) or `learned` (its owner
+    /// published where it can be called).
     pub origin: String,
     /// Whether it answers.
     pub up: bool,
@@ -170,6 +171,19 @@ pub struct Session {
     /// Payload bytes sent.
     pub tx_bytes: u64,
 }
+
+/// A node that publishes where its mesh can be called. A list of them replaces the one before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedPeer {
+    /// Who it is; nobody else is taken there.
+    pub node: NodeId,
+    /// Where, as `udp://host:port` or `tls://host:port`, the preferred place first. What cannot be used is ignored.
+    pub links: Vec<String>,
+}
+
+/// Nodes in such a list.
+pub const PUBLISHED_PEERS_MAX: usize = 1024;
 
 /// Asks for the way to a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

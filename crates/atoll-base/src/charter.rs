@@ -9,11 +9,12 @@ use crate::{
     limits,
 };
 
-/// The format that this version writes and reads.
-pub const CHARTER_VERSION: u64 = 1;
+/// The format that this program writes. It reads version 1 too, whose regions are open.
+pub const CHARTER_VERSION: u64 = 2;
 
 /// What the founders of a region agree on. Written as TOML, hashed as canonical RLP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, RlpEncodable)]
+#[rlp(trailing)]
 #[serde(deny_unknown_fields)]
 pub struct Charter {
     /// Format of this file.
@@ -36,6 +37,10 @@ pub struct Charter {
     pub allocations: Vec<Allocation>,
     /// Receives the fees of transactions.
     pub treasury: Address,
+    /// Whether the mesh of the region takes only registered nodes and the first validators. Absent in version 1, and only
+    /// there: such a region is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<bool>,
 }
 
 /// The region's own coin. It has 18 decimals, as every Ethereum wallet expects.
@@ -115,7 +120,7 @@ pub struct Allocation {
 pub enum CharterError {
     /// Made for another version of Atoll.
     #[error(
-        "charter version {0} is not supported by this program, which knows version {CHARTER_VERSION}: use a newer atoll"
+        "charter version {0} is not supported by this program, which knows versions 1 to {CHARTER_VERSION}: use a newer atoll"
     )]
     Version(u64),
     /// A name that DNS could not carry.
@@ -139,11 +144,21 @@ impl Charter {
         RegionId::from(domain_hash("atoll charter v1", &[&rlp]))
     }
 
+    /// Whether only registered nodes and the first validators may join the mesh.
+    pub fn is_closed(&self) -> bool {
+        self.closed == Some(true)
+    }
+
     /// Refuses a charter that cannot work, naming the field.
     pub fn check(&self) -> Result<(), CharterError> {
         let field = |field, why: &str| Err(CharterError::Field { field, why: why.to_owned() });
-        if self.version != CHARTER_VERSION {
-            return Err(CharterError::Version(self.version));
+        match (self.version, self.closed) {
+            (1, None) | (CHARTER_VERSION, Some(_)) => {}
+            (1, Some(_)) => return field("closed", "is not part of version 1: remove it"),
+            (CHARTER_VERSION, None) => {
+                return field("closed", "is missing: restore the file, for it is part of the region's id");
+            }
+            (version, _) => return Err(CharterError::Version(version)),
         }
         if !is_dns_label(&self.name) || self.name == "localhost" {
             return Err(CharterError::Name(self.name.clone()));
@@ -200,5 +215,59 @@ mod node_id_text {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<B256, D::Error> {
         NodeId::deserialize(d).map(NodeId::word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"{
+        "version": 2, "name": "home", "chain_id": 4294967297, "created_ms": 1790000000000,
+        "currency": { "name": "Home coin", "symbol": "HOME" },
+        "prices": { "cpu_core_hour": "0x1", "memory_gib_hour": "0x2", "disk_gib_hour": "0x3", "gas": 4 },
+        "timing": {
+            "block_min_ms": 50, "block_idle_ms": 1000, "heartbeat_ms": 2000, "heartbeat_timeout_ms": 6000, "settle_ms": 1
+        },
+        "validators": [], "allocations": [], "closed": true, "treasury": "0x0000000000000000000000000000000000000007"
+    }"#;
+
+    /// With one validator, as [`TEXT`] cannot have a real one.
+    fn read(text: &str) -> Charter {
+        let mut charter: Charter = serde_json::from_str(text).expect("a charter");
+        let (bls_key, bls_proof) = (Bytes::new(), Bytes::new());
+        charter.validators.push(Validator { name: "v1".to_owned(), id: B256::repeat_byte(1), bls_key, bls_proof });
+        charter
+    }
+
+    #[test]
+    fn a_charter_of_version_1_keeps_its_id_and_is_open() {
+        let old = read(&TEXT.replace("\"version\": 2", "\"version\": 1").replace("\"closed\": true,", ""));
+        assert_eq!(old.check(), Ok(()));
+        assert!(!old.is_closed());
+        let mut rlp = Vec::new();
+        old.encode(&mut rlp);
+        // The last item is the treasury, as it was in version 1.
+        assert!(rlp.ends_with(old.treasury.as_slice()));
+        assert_eq!(old.region_id().to_string(), "96e786a3f482d4601d89a0be19b2362984fdd5765a3a412f31f2bbd95f6ce1c1");
+    }
+
+    #[test]
+    fn whether_it_is_closed_is_part_of_the_id() {
+        let (closed, open) = (read(TEXT), read(&TEXT.replace("true", "false")));
+        assert_eq!((closed.check(), open.check()), (Ok(()), Ok(())));
+        assert!(closed.is_closed() && !open.is_closed());
+        assert_ne!(closed.region_id(), open.region_id());
+        assert_eq!(closed.region_id().to_string(), "8f970534d7b49a49bc7ffbd498fb2509fffa59298466cc254ae7145c25837798");
+        let written = serde_json::to_string(&closed).expect("serialises");
+        assert_eq!(serde_json::from_str::<Charter>(&written).expect("parses"), closed);
+    }
+
+    #[test]
+    fn each_version_has_its_fields_and_no_others() {
+        let refusal = |text: &str| read(text).check().expect_err("it cannot work").to_string();
+        assert!(refusal(&TEXT.replace("\"version\": 2", "\"version\": 1")).contains("closed"));
+        assert!(refusal(&TEXT.replace("\"closed\": true,", "")).contains("closed"));
+        assert!(refusal(&TEXT.replace("\"version\": 2", "\"version\": 3")).contains("version 3"));
     }
 }

@@ -14,6 +14,7 @@ pub mod invite;
 pub mod keys;
 pub mod limits;
 pub mod network;
+pub mod published;
 pub mod schema;
 pub mod seal;
 pub mod spec;

@@ -20,6 +20,8 @@ pub const SEALED_KEY_BYTES_MAX: usize = 128;
 pub const LABELS_MAX: usize = 32;
 /// One label, `key=value`.
 pub const LABEL_BYTES_MAX: usize = 128;
+/// Labels of a node that say where its mesh can be called, see [`crate::published`]; more are ignored.
+pub const PUBLISHED_LINKS_MAX: usize = 4;
 /// A plain-language reason.
 pub const WHY_BYTES_MAX: usize = 256;
 /// Nodes of one region.
@@ -34,5 +36,6 @@ pub const BLOCK_BYTES_MAX: usize = 1024 * 1024;
 pub const TRANSACTION_BYTES_MAX: usize = 128 * 1024;
 
 const _: () = assert!((38 + INVITE_LINKS_MAX * (4 + HOST_BYTES_MAX)) * 8 / 5 + 100 <= INVITE_TEXT_BYTES_MAX);
+const _: () = assert!(PUBLISHED_LINKS_MAX < LABELS_MAX);
 const _: () = assert!(TRANSACTION_BYTES_MAX * 2 <= BLOCK_BYTES_MAX);
 const _: () = assert!(SEALED_SPEC_BYTES_MAX * 4 <= TRANSACTION_BYTES_MAX);

@@ -55,6 +55,7 @@ fn charter() -> Charter {
         validators: vec![validator_entry("v1", &NodeSecret::from_seed([1; 32]))],
         allocations: vec![Allocation { account: wallet().address(), amount: coin * U256::from(1_000_000) }],
         treasury: Address::repeat_byte(0xfe),
+        closed: Some(true),
     }
 }
 

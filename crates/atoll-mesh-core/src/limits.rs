@@ -29,6 +29,8 @@ pub const TLVS_MAX: usize = 256;
 pub const LINKS_MAX: usize = 512;
 /// Links of which only a beacon told, so that forged beacons cannot crowd out the others.
 pub const DISCOVERED_LINKS_MAX: usize = 128;
+/// Links to nodes that somebody told of, see [`crate::Mesh::add_learned_peer`].
+pub const LEARNED_LINKS_MAX: usize = 8;
 /// Links that one node may have called here; with more, the one that was silent for longest gives way.
 pub const CALLED_LINKS_PER_NODE_MAX: usize = 4;
 /// Handshakes that wait for their last message, of callers that have proven their address by a cookie.

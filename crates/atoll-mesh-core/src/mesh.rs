@@ -5,6 +5,7 @@ mod exits;
 mod federation;
 mod handshakes;
 pub(crate) mod held;
+mod learned;
 mod links;
 mod members;
 mod paths;
@@ -81,6 +82,8 @@ pub enum Origin {
     Incoming,
     /// Both ends talked over a relay, and found a direct way.
     Punched,
+    /// It was told where a certain node is, see [`Mesh::add_learned_peer`].
+    Learned,
 }
 
 /// What a node needs to exist.
@@ -178,6 +181,13 @@ pub enum Event {
         node: NodeId,
         /// Why.
         reason: RefuseReason,
+    },
+    /// Another node answered than the one that is said to be there; it was refused.
+    WrongNode {
+        /// Who answered.
+        node: NodeId,
+        /// Where.
+        endpoint: SocketAddr,
     },
     /// This node was refused by another.
     RefusedBy {

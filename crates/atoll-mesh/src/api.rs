@@ -1,5 +1,5 @@
-//! The local API on a unix socket: `GET /v1/status`, `GET /v1/choices/ADDRESS`, `POST /v1/members`, `POST /v1/trace`,
-//! `POST /v1/capture` and `GET /metrics`.
+//! The local API on a unix socket: `GET /v1/status`, `GET /v1/choices/ADDRESS`, `POST /v1/members`, `POST /v1/peers`,
+//! `POST /v1/trace`, `POST /v1/capture` and `GET /metrics`.
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
@@ -10,7 +10,7 @@ use std::{
 
 use atoll_api::{
     Problem,
-    mesh::{CaptureRequest, Captured, Choice, MeshStatus, Trace, TraceRequest},
+    mesh::{CaptureRequest, Captured, Choice, MeshStatus, PUBLISHED_PEERS_MAX, PublishedPeer, Trace, TraceRequest},
 };
 use atoll_base::NodeId;
 use atoll_mesh_core::ProbeError;
@@ -42,6 +42,8 @@ pub(crate) enum Request {
     Choices(Ipv6Addr, oneshot::Sender<Vec<Choice>>),
     /// Who else may join a closed region; whether this one is closed.
     Members(Vec<NodeId>, oneshot::Sender<bool>),
+    /// Where which other nodes can be called.
+    Peers(Vec<PublishedPeer>, oneshot::Sender<()>),
     /// How many links the way to the node of this address has, if one is known.
     Links(Ipv6Addr, oneshot::Sender<Option<u8>>),
     /// Who answers a probe to the node of this address that may take so many links; told when somebody does.
@@ -107,6 +109,7 @@ pub(crate) fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/choices/{address}", get(choices))
         .route("/v1/members", post(members))
+        .route("/v1/peers", post(peers))
         .route("/v1/trace", post(trace))
         .route("/v1/capture", post(capture))
         .route("/metrics", get(prometheus))
@@ -133,6 +136,14 @@ async fn members(State(api): State<Api>, Json(members): Json<Vec<NodeId>>) -> Re
         true => Ok(Json(())),
         false => Err(Refusal::Open),
     }
+}
+
+/// Replaces what was told before.
+async fn peers(State(api): State<Api>, Json(peers): Json<Vec<PublishedPeer>>) -> Result<Json<()>, Refusal> {
+    if peers.len() > PUBLISHED_PEERS_MAX {
+        return Err(Refusal::TooManyPeers(peers.len()));
+    }
+    ask(&api.requests, |answer| Request::Peers(peers, answer)).await.map(Json)
 }
 
 async fn trace(State(api): State<Api>, Json(request): Json<TraceRequest>) -> Result<Json<Trace>, Refusal> {
@@ -184,6 +195,8 @@ pub(crate) enum Refusal {
     Open,
     /// More members than there may be.
     TooMany(usize),
+    /// More published peers than are kept.
+    TooManyPeers(usize),
     /// As many traces as there may be are under way.
     TooManyTraces,
     /// A capture runs already.
@@ -208,6 +221,11 @@ impl IntoResponse for Refusal {
             Self::TooMany(count) => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("{count} members are more than the {MEMBERS_MAX} that a node keeps"),
+                "name fewer",
+            ),
+            Self::TooManyPeers(count) => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("{count} peers are more than the {PUBLISHED_PEERS_MAX} that a node keeps"),
                 "name fewer",
             ),
             Self::TooManyTraces => (

@@ -1,5 +1,6 @@
 //! The one task that owns the mesh.
 
+mod learned;
 mod setup;
 mod status;
 mod streams;
@@ -32,9 +33,10 @@ use crate::{
     config::{Exit, Host, Peer, Transport},
     discovery::{Discovery, Pace},
     io::{Io, Ready, open_udp},
+    learned::Learned,
     limits::{
-        API_STOP_MAX, CARRIER_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL, RESOLVE_KNOWN_INTERVAL,
-        REST_TURN, TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
+        API_STOP_MAX, CARRIER_INTERVAL, LEARNED_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL,
+        RESOLVE_KNOWN_INTERVAL, REST_TURN, TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
     },
     tls::News,
     trace::Answered,
@@ -56,7 +58,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let borders = others.peers.into_iter().map(|(peer, region)| (peer, Some(region)));
     let peers: Vec<_> = peers.into_iter().map(|peer| (peer, None)).chain(borders).map(StaticPeer::new).collect();
     let (told, mut news) = mpsc::channel(TLS_BATCHES_MAX);
-    let tls = Tls::start(&config, &peers, mark, told)?;
+    let tls = Tls::start(&config, &peers, mark, told.clone())?;
     let discovery = Discovery::open(config.discovery.clone())?;
     let other_networks: Vec<_> = others.ids.iter().map(|id| RegionPrefix::of(*id).network()).collect();
     let babel = Babel::start(plain, config.region, node, &other_networks).await?;
@@ -79,7 +81,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let (stop, servers) = serve(listener, metrics, sender);
     let (found, endpoints) = mpsc::channel(REQUESTS_MAX);
-    let resolver = tokio::spawn(resolve(peers.iter().map(|peer| peer.peer.clone()).collect(), found));
+    let resolver = tokio::spawn(resolve(peers.iter().map(|peer| peer.peer.clone()).collect(), found.clone()));
     let socket = config.socket.clone();
     let mut daemon = Daemon {
         config,
@@ -92,6 +94,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         mark,
         watch,
         tls,
+        news: told,
+        learned: Learned::new(node),
+        found,
         behind: BTreeMap::new(),
         sent_before_look: 0,
         probes: BTreeMap::new(),
@@ -150,12 +155,27 @@ struct Daemon {
     watch: LinkWatch,
     /// What makes connections, if there can be any.
     tls: Option<Tls>,
+    /// What it tells its news by.
+    news: mpsc::Sender<News>,
+    /// Nodes of which was told where they can be called.
+    learned: Learned,
+    /// Where peers were found to be.
+    found: mpsc::Sender<(Whose, SocketAddr)>,
     /// Index of the interface over which each link that is up was reached when it came up.
     behind: BTreeMap<LinkId, u32>,
     /// How much had been sent when the carriers of those were last looked at.
     sent_before_look: u64,
     /// Who waits for the answer to a probe.
     probes: BTreeMap<u64, ProbeAnswer>,
+}
+
+/// Whose endpoint was found.
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    /// That of the static peer with this index.
+    Static(usize),
+    /// That of the call with this number to a node that was told of.
+    Learned(u32),
 }
 
 struct StaticPeer {
@@ -178,12 +198,12 @@ impl Daemon {
     async fn run(
         &mut self,
         mut requests: mpsc::Receiver<api::Request>,
-        mut endpoints: mpsc::Receiver<(usize, SocketAddr)>,
+        mut endpoints: mpsc::Receiver<(Whose, SocketAddr)>,
         news: &mut mpsc::Receiver<News>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         self.tell_addresses();
-        let (mut tell, mut sweep) = (every(PLAIN_LOOK_INTERVAL), every(TLS_SWEEP_INTERVAL));
+        let [mut tell, mut sweep, mut learn] = [PLAIN_LOOK_INTERVAL, TLS_SWEEP_INTERVAL, LEARNED_INTERVAL].map(every);
         let mut pace = Pace::default();
         let [beacon, timer, look] = [(); 3].map(|()| sleep_until(Instant::now()));
         tokio::pin!(shutdown, beacon, timer, look);
@@ -227,9 +247,10 @@ impl Daemon {
                     LinkChange::Addresses => self.change_addresses(),
                 },
                 Some(request) = requests.recv() => self.answer(request),
-                Some((peer, endpoint)) = endpoints.recv() => self.place_peer(peer, endpoint),
+                Some((whose, endpoint)) = endpoints.recv() => self.place(whose, endpoint),
                 Some(told) = news.recv(), if self.tls.is_some() => self.handle_news(told, news),
                 _ = sweep.tick(), if self.tls.is_some() => self.sweep_streams(),
+                _ = learn.tick(), if !self.learned.is_idle() => self.step_learned(),
                 _ = tell.tick(), if self.babel.is_some() => {
                     if let Some(babel) = &self.babel {
                         babel.tell(&self.mesh);
@@ -297,6 +318,10 @@ impl Daemon {
                     }
                 }
                 Event::Refused { node, reason } => tracing::info!(node = %node.short(), "refused a node: {reason}"),
+                Event::WrongNode { node, endpoint } => {
+                    let endpoint = self.shown(endpoint);
+                    tracing::info!(node = %node.short(), %endpoint, "refused a node: another one is said to be there");
+                }
                 Event::RefusedBy { node, reason } => {
                     tracing::warn!(node = %node.short(), "refused by a node: {reason}")
                 }
@@ -337,6 +362,7 @@ impl Daemon {
         }
         self.drop_orphans();
         self.tell_addresses();
+        self.learned.forgive();
         self.mesh.handle_address_change(self.io.now());
     }
 
@@ -378,6 +404,13 @@ impl Daemon {
         true
     }
 
+    fn place(&mut self, whose: Whose, endpoint: SocketAddr) {
+        match whose {
+            Whose::Static(index) => self.place_peer(index, endpoint),
+            Whose::Learned(number) => self.place_learned(number, endpoint),
+        }
+    }
+
     /// Calls a static peer where it was found to be now.
     fn place_peer(&mut self, index: usize, endpoint: SocketAddr) {
         let now = self.io.now();
@@ -409,7 +442,7 @@ impl Daemon {
 }
 
 /// Looks up where static peers are, again and again for those that may move, and tells each change.
-async fn resolve(peers: Vec<Peer>, found: mpsc::Sender<(usize, SocketAddr)>) {
+async fn resolve(peers: Vec<Peer>, found: mpsc::Sender<(Whose, SocketAddr)>) {
     let mut known = vec![None; peers.len()];
     loop {
         for (index, peer) in peers.iter().enumerate() {
@@ -419,7 +452,7 @@ async fn resolve(peers: Vec<Peer>, found: mpsc::Sender<(usize, SocketAddr)>) {
             }
             let Some(endpoint) = peer.resolve().await.filter(|found| known[index] != Some(*found)) else { continue };
             known[index] = Some(endpoint);
-            if found.send((index, endpoint)).await.is_err() {
+            if found.send((Whose::Static(index), endpoint)).await.is_err() {
                 return;
             }
         }

@@ -16,6 +16,7 @@ mod discovery;
 mod exit;
 mod guard;
 mod io;
+mod learned;
 pub mod limits;
 mod metrics;
 mod send;

@@ -33,6 +33,26 @@ pub const PEERS_MAX: usize = 64;
 pub const REGIONS_MAX: usize = atoll_mesh_core::limits::REGIONS_MAX;
 /// Members in a configuration.
 pub const MEMBERS_MAX: usize = 10_000;
+/// Neighbours below which nodes are called of which somebody told where they are.
+pub const NEIGHBOURS_WANTED: usize = 2;
+/// How often it is looked whether somebody of them should be called, while there are any.
+pub const LEARNED_INTERVAL: Duration = Duration::from_secs(1);
+/// How long there are too few neighbours before somebody is called: others may be about to come up.
+pub const LEARNED_GRACE: Duration = Duration::from_secs(3);
+/// A call that is not answered for so long is ended.
+pub const LEARNED_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before a node is called again that did not answer anywhere; doubles with each failure.
+pub const LEARNED_PAUSE: Duration = Duration::from_secs(15);
+/// Longest such pause.
+pub const LEARNED_PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// The same for who has no neighbour at all.
+pub const LEARNED_PAUSE_ALONE: Duration = Duration::from_secs(30);
+/// How often one is called, with enough neighbours, that cannot be reached over them.
+pub const LEARNED_EXPLORE: Duration = Duration::from_secs(60);
+/// How long there are enough other neighbours before those that were called so are let go.
+pub const LEARNED_KEEP: Duration = Duration::from_secs(60);
+/// Number of the first connection over TLS to such a node; those before it are static peers'.
+pub const LEARNED_STREAMS_FIRST: u32 = 1 << 16;
 /// Entries of what is open to the mesh.
 pub const OPEN_MAX: usize = 256;
 /// Prefixes to which an exit leads.
@@ -121,6 +141,8 @@ pub const PLAIN_PACKET_BYTES_MAX: usize = 9216;
 /// How long the removal of learned routes may take at shutdown.
 pub const PLAIN_STOP_MAX: Duration = Duration::from_secs(5);
 
+const _: () = assert!(NEIGHBOURS_WANTED < atoll_mesh_core::limits::LEARNED_LINKS_MAX);
+const _: () = assert!(PEERS_MAX <= LEARNED_STREAMS_FIRST as usize);
 const _: () = assert!(TLS_CHUNK_BYTES > atoll_mesh_core::limits::STREAM_FRAME_BYTES_MAX + 2);
 const _: () = assert!(TLS_QUEUE_FRAMES_MAX <= atoll_mesh_core::limits::QUEUE_DATAGRAMS_MAX);
 const _: () = assert!(TLS_CONNECTIONS_PER_SOURCE_MAX * 4 <= TLS_CONNECTIONS_MAX);

@@ -42,9 +42,16 @@ pub struct Config {
     /// Resolvers that are asked for names outside the region, the preferred one first; empty: such names are refused.
     #[serde(default)]
     pub resolvers: Vec<SocketAddr>,
-    /// Where the mesh daemon is told who is registered, if only such nodes may join; none: everybody may.
+    /// Where the mesh daemon is told what the ledger says of other nodes; none: it is not told.
     #[serde(default)]
     pub mesh_socket: Option<PathBuf>,
+    /// Whether the mesh daemon is told where other nodes can be called, as their owners published it.
+    #[serde(default)]
+    pub learn: bool,
+    /// Whether the mesh daemon lets in registered nodes only, and so has to be told who is registered, also in a region
+    /// whose charter does not say so.
+    #[serde(default)]
+    pub closed: bool,
     /// The mesh daemon's interface.
     pub interface: String,
 }

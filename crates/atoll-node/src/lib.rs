@@ -26,10 +26,12 @@ mod logs;
 mod members;
 mod metrics;
 mod peer;
+mod peers;
 mod probe;
 mod problem;
 mod run;
 mod runner;
+mod tell;
 
 pub use config::{Config, ConfigError};
 pub use run::{NodeError, run};

@@ -114,8 +114,8 @@ pub const LOG_FOLLOW_EVERY: Duration = Duration::from_millis(200);
 pub const DNS_TTL_S: u32 = 5;
 /// Addresses in one DNS answer.
 pub const DNS_ANSWERS_MAX: usize = 16;
-/// How often the mesh daemon is told who is registered, at least.
-pub const MEMBERS_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the mesh daemon is told what the ledger says, at least.
+pub const TELL_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest string in a TXT record (RFC 1035 section 3.3).
 pub const DNS_TEXT_BYTES_MAX: usize = 255;
 /// Longest wait for a resolver outside.

@@ -2,29 +2,14 @@
 
 use std::path::PathBuf;
 
-use atoll_api::UnixClient;
 use atoll_base::NodeId;
-use tokio::{sync::watch, time::timeout};
+use tokio::sync::watch;
 
-use crate::{ledger::Verified, limits::MEMBERS_INTERVAL};
+use crate::{ledger::Verified, tell::tell};
 
-/// Tells it at each change, and again every [`MEMBERS_INTERVAL`]: the mesh daemon may have been started anew. Nobody is
-/// told without a socket, that is in an open region.
-pub(crate) async fn tell(socket: Option<PathBuf>, mut verified: watch::Receiver<Verified>) {
-    let Some(socket) = socket else { return };
-    let client = UnixClient::new(socket);
-    loop {
-        let members = registered(&verified.borrow_and_update());
-        if let Some(members) = &members
-            && let Err(error) = client.post::<_, ()>("/v1/members", members).await
-        {
-            tracing::warn!(%error, "the mesh was not told who is registered");
-        }
-        let change = verified.wait_for(|verified| registered(verified) != members);
-        if let Ok(Err(_)) = timeout(MEMBERS_INTERVAL, change).await {
-            return;
-        }
-    }
+/// Nobody is told without a socket, that is in an open region.
+pub(crate) async fn run(socket: Option<PathBuf>, verified: watch::Receiver<Verified>) {
+    tell(socket, "/v1/members", verified, registered, <[NodeId]>::to_vec).await;
 }
 
 /// All registered nodes. None before anything is verified: then those whom the mesh's configuration names must do, and
@@ -35,34 +20,23 @@ fn registered(verified: &Verified) -> Option<Vec<NodeId>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use atoll_base::schema::RegionView;
-    use axum::{Json, Router, routing::post};
-    use tokio::{net::UnixListener, sync::mpsc};
-
     use super::*;
-    use crate::gateway::tests::node;
+    use crate::{
+        gateway::tests::node,
+        tell::tests::{listener, with_nodes},
+    };
 
     fn of(ids: &[u8]) -> Verified {
-        let view = RegionView { nodes: ids.iter().map(|id| node(*id)).collect(), ..RegionView::default() };
-        Verified { view: Some(Arc::new(view)), ..Verified::default() }
+        with_nodes(ids.iter().map(|id| node(*id)).collect())
     }
 
     #[tokio::test]
     async fn each_change_of_the_registered_nodes_is_told_once_the_first_is_verified() {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("mesh.sock");
-        let (heard_in, mut heard) = mpsc::channel::<Vec<NodeId>>(16);
-        let hear = async move |Json(members): Json<Vec<NodeId>>| {
-            heard_in.send(members).await.expect("the test listens");
-            Json(())
-        };
-        let listener = UnixListener::bind(&socket).expect("a socket");
-        let app = Router::new().route("/v1/members", post(hear));
-        tokio::spawn(async move { axum::serve(listener, app).await });
+        let mut heard = listener::<NodeId>(&socket, "/v1/members");
         let (verified_in, verified) = watch::channel(Verified::default());
-        let task = tokio::spawn(tell(Some(socket), verified));
+        let task = tokio::spawn(run(Some(socket), verified));
         verified_in.send_replace(of(&[1, 2]));
         assert_eq!(heard.recv().await, Some(vec![NodeId([1; 32]), NodeId([2; 32])]));
         // Another block without a change of nodes, then one with.

@@ -37,6 +37,7 @@ use crate::{
     members,
     metrics::Metrics,
     peer::{self, Blobs},
+    peers,
     probe::{self, Found},
     problem::http_client,
     runner::{
@@ -174,7 +175,9 @@ pub async fn run(
         runner = Some(tokio::spawn(made.run(stop)));
     }
     tasks.spawn(serve_mesh(shared.clone(), store.clone(), metrics.clone(), mesh_in));
-    tasks.spawn(members::tell(config.mesh_socket.clone(), shared.verified.clone()));
+    let mesh_socket = |is_used: bool| config.mesh_socket.clone().filter(|_| is_used);
+    tasks.spawn(members::run(mesh_socket(config.closed || checked.charter.is_closed()), shared.verified.clone()));
+    tasks.spawn(peers::run(mesh_socket(config.learn), checked.id, shared.verified.clone()));
     tasks.spawn(follower.run());
     let api = Api { shared, store, fetcher, http, metrics };
     tasks.spawn(async move {

@@ -34,6 +34,7 @@ pub(super) fn call(access: &mut Access<'_>, input: ICharterCalls, call: &Call<'_
             intervalMs: charter.timing.heartbeat_ms,
             timeoutMs: charter.timing.heartbeat_timeout_ms,
         }),
+        ICharterCalls::closed(_) => ICharter::closedCall::abi_encode_returns(&charter.is_closed()),
         ICharterCalls::supply(_) => ICharter::supplyCall::abi_encode_returns(&supply(charter)),
     })
 }

@@ -10,7 +10,7 @@ use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::{SolCall, SolEvent};
 use atoll_base::{
     Charter, Header, NodeSecret, RegionId,
-    charter::{Allocation, CHARTER_VERSION, Currency, Prices, Timing, Validator},
+    charter::{Allocation, Currency, Prices, Timing, Validator},
     claim::NodeClaim,
     contracts::{CHARTER, DEPLOYMENTS, IDeployments, INodes, NODES},
     schema::{self, Capacity, LeaseRecord, NodeRecord, RegionView, StorageRead},
@@ -37,7 +37,8 @@ pub(crate) const CORE_HOUR: u64 = 1_000_000_007;
 pub(crate) fn charter() -> Charter {
     let account = |n: u8| user(n).address();
     Charter {
-        version: CHARTER_VERSION,
+        // Such a charter founds the same region for ever.
+        version: 1,
         name: "home".into(),
         chain_id: 4_870,
         created_ms: 1_790_000_000_000,
@@ -63,6 +64,7 @@ pub(crate) fn charter() -> Charter {
         }],
         allocations: (1..=4).map(|n| Allocation { account: account(n), amount: COIN }).collect(),
         treasury: TREASURY,
+        closed: None,
     }
 }
 

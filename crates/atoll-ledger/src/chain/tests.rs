@@ -49,6 +49,7 @@ pub(crate) fn charter(name: &str) -> Charter {
         }],
         allocations: (0..3).map(|index| Allocation { account: key(index).address(), amount: coins }).collect(),
         treasury: TREASURY,
+        closed: Some(false),
     }
 }
 

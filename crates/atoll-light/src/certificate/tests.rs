@@ -40,6 +40,7 @@ fn charter(secrets: &[NodeSecret]) -> Charter {
         validators: secrets.iter().map(|secret| validator_entry("v", secret)).collect(),
         allocations: vec![],
         treasury: Default::default(),
+        closed: Some(false),
     }
 }
 

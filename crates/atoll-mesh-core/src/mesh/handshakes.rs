@@ -112,6 +112,8 @@ impl Mesh {
             link.self_until = Some(now + SELF_PAUSE);
             let until = link.self_until;
             self.timers.set(Timer::Link(id), until);
+        } else if self.ends_as_wrong(id, &proven, now) {
+            // Nothing is left of the link.
         } else if let Some(reason) = self.unwanted(&proven, now) {
             if let Some(link) = self.links.get_mut(&id) {
                 link.channel.refuse(now);
@@ -235,7 +237,7 @@ impl Mesh {
         let mut theirs: Vec<_> =
             self.links.iter().filter(|(_, link)| same_node(link) && !link.is_dialled()).map(|(id, _)| *id).collect();
         theirs.sort_by_key(|id| self.links.get(id).map(|link| link.liveness.last_heard()));
-        let is_there = |link: &Link| link.is_at(from) && link.realm.id == realm.id;
+        let is_there = |link: &Link| link.is_at(from) && link.realm.id == realm.id && link.may_lead_to(proven.node);
         let known = self.links.iter().find(|(_, link)| is_there(link)).map(|(id, _)| *id);
         // A second link is a second way, not a new place of the first: its keys and its neighbour's stay apart.
         let silent = theirs.first().copied().filter(|_| theirs.len() >= CALLED_LINKS_PER_NODE_MAX);
@@ -462,7 +464,7 @@ impl Mesh {
         self.refusal_event(Event::RefusedBy { node: by.node, reason }, now);
     }
 
-    fn refusal_event(&mut self, event: Event, now: Time) {
+    pub(super) fn refusal_event(&mut self, event: Event, now: Time) {
         if self.refusal_rate.allow(now) {
             self.event(event);
         }

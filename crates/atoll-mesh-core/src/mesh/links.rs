@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use atoll_base::RegionPrefix;
+use atoll_base::{NodeId, RegionPrefix};
 
 use super::{
     Event, LinkId, Mesh, Origin, Tuning,
@@ -36,6 +36,8 @@ pub(super) struct Link {
     pub(super) channel: Channel,
     pub(super) liveness: Liveness,
     pub(super) peer: Option<Proven>,
+    /// Who is said to be there; nobody else is taken.
+    pub(super) expected: Option<NodeId>,
     /// Whose region it is at the other end.
     pub(super) realm: Realm,
     /// By what right a neighbour of another region speaks for it.
@@ -59,6 +61,7 @@ impl Link {
             channel: Channel::default(),
             liveness: Liveness::new(now),
             peer: None,
+            expected: None,
             realm,
             granted: None,
             policy: LinkPolicy::default(),
@@ -87,6 +90,12 @@ impl Link {
             self.origin = origin;
         }
         self.dial = Some(endpoint);
+        self.expected = None;
+    }
+
+    /// Whether this node may be at the other end.
+    pub(super) fn may_lead_to(&self, node: NodeId) -> bool {
+        self.expected.is_none_or(|expected| expected == node)
     }
 
     /// Whether the last handshake led to this node itself.

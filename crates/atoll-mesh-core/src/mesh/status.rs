@@ -52,6 +52,8 @@ counters!(
     refused_strangers,
     /// Processes that were refused because a newer one with the same identity is alive.
     refused_twins,
+    /// Nodes that were refused because another one is said to be where they answered.
+    refused_wrong_node,
     /// Refusals of this node by others.
     refused_by_others,
     /// Frames that do not authenticate.

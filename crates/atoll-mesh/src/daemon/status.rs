@@ -25,6 +25,10 @@ impl Daemon {
             Request::Snapshot(answer) => drop(answer.send(self.snapshot())),
             Request::Choices(address, answer) => drop(answer.send(self.choices(address))),
             Request::Members(others, answer) => drop(answer.send(self.set_members(&others))),
+            Request::Peers(list, answer) => {
+                self.set_learned(&list);
+                let _ = answer.send(());
+            }
             Request::Links(address, answer) => {
                 let _ = answer.send(self.mesh.links_to(address));
             }
@@ -72,7 +76,10 @@ impl Daemon {
         counters.push(("odd_datagrams", self.io.odd_datagrams));
         let (connections, waiting) = self.io.streams().load();
         let (queue_bytes, queue_datagrams) = self.mesh.held();
+        let (learned_nodes, learned_ignored) = self.learned.counts();
         let gauges = vec![
+            ("learned_nodes", "Nodes of which was told where they can be called", learned_nodes),
+            ("learned_ignored", "Told places that cannot be used", learned_ignored),
             ("queue_bytes", "Bytes of datagrams that wait for the socket", queue_bytes),
             ("queue_datagrams", "Datagrams that wait for the socket", queue_datagrams),
             ("tls_connections", "Connections over TLS", connections),
@@ -95,6 +102,7 @@ impl Daemon {
                     Origin::Discovered => "discovered",
                     Origin::Incoming => "incoming",
                     Origin::Punched => "punched",
+                    Origin::Learned => "learned",
                 }
                 .to_owned(),
                 up: link.is_up,

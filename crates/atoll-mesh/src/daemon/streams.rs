@@ -21,12 +21,12 @@ use crate::{
     Config, MeshError,
     config::Transport,
     limits::{TLS_BATCHES_MAX, TLS_STOP_MAX},
-    tls::{News, Shared, accept, dial::dial, server_config},
+    tls::{News, Shared, TlsError, accept, dial::dial, server_config},
 };
 
 /// What makes connections. Without it none are taken any more.
 pub(super) struct Tls {
-    shared: Shared,
+    pub(super) shared: Shared,
     acceptor: Option<AbortHandle>,
 }
 
@@ -52,6 +52,11 @@ impl Tls {
             None => None,
         };
         Ok(Some(Self { shared, acceptor }))
+    }
+
+    /// Only calls others.
+    pub(super) fn dialler(config: &Config, mark: Option<u32>, news: mpsc::Sender<News>) -> Result<Self, TlsError> {
+        Ok(Self { shared: Shared::new(RegionPrefix::of(config.region), mark, news)?, acceptor: None })
     }
 }
 

@@ -40,6 +40,13 @@ impl Streams {
         self.remotes.insert(endpoint, remote);
     }
 
+    /// The neighbour behind an endpoint is not to be called any more; what connection there is ends.
+    pub(crate) fn forget(&mut self, endpoint: SocketAddr) {
+        self.end(endpoint);
+        self.called.remove(&endpoint);
+        self.remotes.remove(&endpoint);
+    }
+
     /// There is a connection. If there are too many, the oldest called by others that carries no link gives way.
     pub(crate) fn connected(&mut self, endpoint: SocketAddr, ends: (SocketAddr, IpAddr), outbox: Arc<Outbox>) {
         let (remote, local) = ends;

@@ -37,7 +37,7 @@ fn render(region: &Region) -> String {
     let price = |units| amount::with_symbol(units, symbol);
     let (prices, timing) = (&charter.prices, &charter.timing);
     let mut text = format!(
-        "Region     {}\nId         {}\nBorn       {} UTC\nChain id   {}\nCurrency   {}, {symbol}\nPrices     {} a core, {} a GiB of memory, {} a GiB of disk, each for an hour\nHeartbeat  every {} ms, a node is offline after {} ms\nFile       {}\n\n",
+        "Region     {}\nId         {}\nBorn       {} UTC\nChain id   {}\nCurrency   {}, {symbol}\nPrices     {} a core, {} a GiB of memory, {} a GiB of disk, each for an hour\nMesh       {}\nHeartbeat  every {} ms, a node is offline after {} ms\nFile       {}\n\n",
         charter.name,
         region.id,
         output::time(charter.created_ms),
@@ -46,6 +46,7 @@ fn render(region: &Region) -> String {
         price(prices.cpu_core_hour),
         price(prices.memory_gib_hour),
         price(prices.disk_gib_hour),
+        if charter.is_closed() { "closed: only registered nodes and the validators join" } else { "open" },
         timing.heartbeat_ms,
         timing.heartbeat_timeout_ms,
         region.charter_path().display(),

@@ -159,6 +159,7 @@ pub(crate) fn charter(validators: Vec<atoll_base::charter::Validator>) -> atoll_
         validators,
         allocations: vec![],
         treasury: Address::ZERO,
+        closed: None,
     }
 }
 

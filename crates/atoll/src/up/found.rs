@@ -36,7 +36,7 @@ pub(super) fn found(layout: &Layout, settings: &Settings) -> Result<Charter> {
     let wallet = new_account(&layout.account_key("wallet"))?;
     let provider = new_account(&layout.account_key("provider"))?;
     let mut validators = Vec::new();
-    for member in members(settings) {
+    for member in members(settings, false) {
         make_dir(&layout.member(&member.name), 0o700)?;
         let secret = NodeSecret::from_seed(rand::random());
         write_secret(&layout.identity(&member.name), &secret.to_text())?;
@@ -99,6 +99,7 @@ fn charter(
         validators,
         allocations,
         treasury: wallet,
+        closed: Some(settings.region.closed == Some(true)),
     })
 }
 
@@ -159,6 +160,19 @@ fn write_file(path: &Path, text: &str, mode: u32) -> Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Refuses a rule in the settings that the region does not have: the charter cannot change any more.
+pub(super) fn check_rules(layout: &Layout, settings: &Settings) -> Result<()> {
+    let is_closed = load_charter(layout)?.is_closed();
+    let (says, cure) = match (settings.region.closed, is_closed) {
+        (Some(true), false) => {
+            ("was founded open", "remove `closed` from [region]; `closed = true` in [mesh] closes this machine alone")
+        }
+        (Some(false), true) => ("was founded closed", "remove `closed` from [region]"),
+        _ => return Ok(()),
+    };
+    Err(fail(format!("region '{}' {says}, and its charter does not change", settings.region.name), cure))
+}
+
 /// Refuses to use a directory for a region that it does not belong to.
 pub(super) fn check_same(layout: &Layout, settings: &Settings, name: Option<&str>) -> Result<()> {
     match name {
@@ -190,6 +204,26 @@ mod tests {
             let mode = fs::metadata(path).expect("exists").permissions().mode();
             assert_eq!(mode & 0o077, 0);
         }
+    }
+
+    #[test]
+    fn a_region_that_is_founded_closed_stays_so_and_needs_no_setting() {
+        let founded = |closed| {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let layout = Layout::find(Some(dir.path()), "home");
+            let mut settings = Settings::new("home", Size::default(), Ports::default());
+            settings.region.closed = closed;
+            let charter = found(&layout, &settings).expect("founds");
+            assert_eq!(Settings::load(&layout.settings()).expect("loads"), settings);
+            let allowed = [None, Some(false), Some(true)].map(|says| {
+                settings.region.closed = says;
+                check_rules(&layout, &settings).is_ok()
+            });
+            (charter.is_closed(), allowed)
+        };
+        assert_eq!(founded(None), (false, [true, true, false]));
+        assert_eq!(founded(Some(false)), (false, [true, true, false]));
+        assert_eq!(founded(Some(true)), (true, [true, false, true]));
     }
 
     #[test]

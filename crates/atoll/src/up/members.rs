@@ -74,9 +74,9 @@ impl Member {
     }
 }
 
-/// All members that the settings ask for.
-pub(crate) fn members(settings: &Settings) -> Vec<Member> {
-    let (region, closed) = (&settings.region.name, settings.mesh.closed);
+/// All members that the settings ask for, of a machine that is closed to strangers or not.
+pub(crate) fn members(settings: &Settings, closed: bool) -> Vec<Member> {
+    let region = &settings.region.name;
     if settings.size.is_single() {
         let name = region.clone();
         return vec![Member { name, validator: true, capacity: true, gateway: true, closed, namespace: None }];
@@ -152,7 +152,7 @@ impl Plan<'_> {
     /// Who is known before the ledger is: the founding validators, and the members on this machine.
     fn founders(&self) -> Result<Vec<NodeId>> {
         let mut founders: Vec<NodeId> = self.charter.validators.iter().map(Validator::node).collect();
-        for member in members(self.settings) {
+        for member in members(self.settings, false) {
             let path = self.layout.identity(&member.name);
             let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             let secret = NodeSecret::from_text(&text).with_context(|| format!("{} is no identity", path.display()))?;
@@ -194,11 +194,13 @@ impl Plan<'_> {
             socket: self.layout.daemon_socket(&member.name, Role::Node.name()),
             servers: own.into_iter().chain(self.validator_urls()).collect(),
             capacity: member.capacity.then_some(self.capacity),
-            labels: self.settings.labels.get(&member.name).cloned().unwrap_or_default(),
+            labels: self.settings.labels_of(&member.name),
             gateway,
             rpc_forward: (member.gateway && !member.validator).then_some(loopback),
             resolvers: if member.namespace.is_none() { self.settings.mesh.resolvers.clone() } else { Vec::new() },
-            mesh_socket: member.closed.then(|| self.layout.daemon_socket(&member.name, Role::Mesh.name())),
+            mesh_socket: Some(self.layout.daemon_socket(&member.name, Role::Mesh.name())),
+            learn: self.settings.mesh.learn,
+            closed: member.closed,
             interface: MESH_INTERFACE.to_owned(),
         }
     }
@@ -226,7 +228,7 @@ mod tests {
 
     #[test]
     fn one_machine_has_one_member_with_every_role() {
-        let members = members(&Settings::new("home", Size::default(), Ports::default()));
+        let members = members(&Settings::new("home", Size::default(), Ports::default()), false);
         assert_eq!(members.len(), 1);
         assert_eq!(members[0].roles(), [Role::Mesh, Role::Ledger, Role::Node]);
         assert_eq!(members[0].namespace, None);
@@ -234,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_lab_gives_each_validator_and_node_a_namespace() {
-        let members = members(&Settings::new("lab", Size { validators: 4, nodes: 3 }, Ports::default()));
+        let members = members(&Settings::new("lab", Size { validators: 4, nodes: 3 }, Ports::default()), false);
         assert_eq!(members.len(), 8);
         assert_eq!(members.iter().filter(|m| m.namespace.is_some()).count(), 7);
         assert_eq!(members[0].roles(), [Role::Mesh, Role::Node]);
@@ -244,11 +246,48 @@ mod tests {
     }
 
     #[test]
+    fn a_node_publishes_what_its_owner_says_and_tells_its_mesh_what_others_publish() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let layout = Layout::find(Some(dir.path()), "home");
+        let mut settings = Settings::new("home", Size::default(), Ports::default());
+        settings.mesh.announce = vec!["tls://gw.example.org".into()];
+        let charter = crate::up::found::found(&layout, &settings).expect("founds");
+        let capacity = Capacity { cpu_milli: 1, memory_bytes: 1, disk_bytes: 1 };
+        let node = |settings: &Settings| {
+            let plan = Plan { layout: &layout, settings, charter: &charter, capacity };
+            let text = plan.config(&members(settings, false)[0], Role::Node).expect("written");
+            toml::from_str::<atoll_node::Config>(&text).expect("the daemon reads it")
+        };
+        let config = node(&settings);
+        assert_eq!(config.labels, ["link=tls://gw.example.org:443"]);
+        assert_eq!(config.mesh_socket, Some(layout.daemon_socket("home", "mesh")));
+        assert!(config.learn && !config.closed);
+        settings.mesh.learn = false;
+        assert!(!node(&settings).learn);
+    }
+
+    #[test]
     fn in_a_closed_region_each_mesh_has_somebody_who_follows_the_ledger_for_it() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let layout = Layout::find(Some(dir.path()), "lab");
         let mut settings = Settings::new("lab", Size { validators: 1, nodes: 2 }, Ports::default());
-        settings.mesh.closed = true;
-        for member in members(&settings) {
-            assert!(member.closed && member.roles().contains(&Role::Node), "{member:?}");
+        settings.region.closed = Some(true);
+        let charter = crate::up::found::found(&layout, &settings).expect("founds");
+        // A machine that only has the charter.
+        settings.region.closed = None;
+        assert!(settings.is_closed(&charter));
+        let capacity = Capacity { cpu_milli: 1, memory_bytes: 1, disk_bytes: 1 };
+        let plan = Plan { layout: &layout, settings: &settings, charter: &charter, capacity };
+        for member in members(&settings, settings.is_closed(&charter)) {
+            assert!(member.roles().contains(&Role::Node), "{member:?}");
+            let read = |role| plan.config(&member, role).expect("written");
+            let mesh: atoll_mesh::Config = toml::from_str(&read(Role::Mesh)).expect("the daemon reads it");
+            assert_eq!(mesh.members.map(|members| members.len()), Some(4), "all that are on this machine");
+            assert!(toml::from_str::<atoll_node::Config>(&read(Role::Node)).expect("the daemon reads it").closed);
         }
+        let open = Charter { closed: Some(false), ..charter };
+        assert!(!settings.is_closed(&open));
+        settings.mesh.closed = true;
+        assert!(settings.is_closed(&open), "a machine may be stricter");
     }
 }

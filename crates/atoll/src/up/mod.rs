@@ -47,6 +47,9 @@ pub(crate) struct UpArgs {
     /// How many nodes with capacity a new region gets on this machine
     #[arg(long, value_name = "N")]
     nodes: Option<u32>,
+    /// Found a closed region: only registered nodes and the validators may join its mesh
+    #[arg(long)]
+    closed: bool,
     /// Port of the gateway and of the region's page, on loopback [default: 8088]
     #[arg(long, value_name = "PORT")]
     gateway_port: Option<u16>,
@@ -121,7 +124,8 @@ fn open_or_found(layout: &Layout, args: &UpArgs) -> Result<Settings> {
     if layout.settings().exists() {
         let settings = Settings::load(&layout.settings())?;
         found::check_same(layout, &settings, args.name.as_deref())?;
-        check_unchanged(&settings, args)?;
+        found::check_rules(layout, &settings)?;
+        check_unchanged(layout, &settings, args)?;
         return Ok(settings);
     }
     let defaults = (Size::default(), Ports::default());
@@ -141,7 +145,8 @@ fn open_or_found(layout: &Layout, args: &UpArgs) -> Result<Settings> {
             "use 1 to 63 of a-z, 0-9 and '-', with a letter first and no '-' last",
         ));
     }
-    let settings = Settings::new(name, size, ports);
+    let mut settings = Settings::new(name, size, ports);
+    settings.region.closed = args.closed.then_some(true);
     settings.check()?;
     machine::check(layout, &settings)?;
     found::found(layout, &settings)?;
@@ -149,7 +154,13 @@ fn open_or_found(layout: &Layout, args: &UpArgs) -> Result<Settings> {
 }
 
 /// Options that only a new region can take are refused for one that exists, never ignored.
-fn check_unchanged(settings: &Settings, args: &UpArgs) -> Result<()> {
+fn check_unchanged(layout: &Layout, settings: &Settings, args: &UpArgs) -> Result<()> {
+    if args.closed && !found::load_charter(layout)?.is_closed() {
+        return Err(fail(
+            format!("region '{}' was founded open, and its charter does not change", settings.region.name),
+            "start it without --closed, or found another one with --name and --state",
+        ));
+    }
     let differs = |asked: Option<u32>, is: u32| asked.is_some_and(|asked| asked != is);
     let port_differs = |asked: Option<u16>, is: u16| asked.is_some_and(|asked| asked != is);
     if differs(args.validators, settings.size.validators) || differs(args.nodes, settings.size.nodes) {

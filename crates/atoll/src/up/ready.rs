@@ -39,7 +39,7 @@ pub(super) fn rpc(settings: &Settings) -> Rpc {
 
 /// Returns when the ledger makes blocks and all nodes of this machine are enlisted and online.
 pub(super) async fn wait(layout: &Layout, settings: &Settings, charter: &Charter) -> Result<()> {
-    let members = members(settings);
+    let members = members(settings, settings.is_closed(charter));
     let rpc = rpc(settings);
     stage(layout, "starting the mesh", async || {
         for member in &members {

@@ -36,7 +36,7 @@ pub(super) fn run(layout: &Layout, settings: &Settings) -> Result<()> {
     let tasks = LocalSet::new();
     super::block_on(tasks.run_until(async {
         let charter = found::load_charter(layout)?;
-        let members = members(settings);
+        let members = members(settings, settings.is_closed(&charter));
         let plan = Plan { layout, settings, charter: &charter, capacity: machine::capacity(layout, settings)? };
         let specs = prepare(layout, &plan, &members)?;
         lab::ensure(&members).await?;

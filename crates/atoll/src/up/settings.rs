@@ -3,9 +3,17 @@
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
-use atoll_base::{charter::is_dns_label, schema::Capacity};
+use atoll_base::{
+    Charter,
+    charter::is_dns_label,
+    limits::{LABEL_BYTES_MAX, LABELS_MAX, PUBLISHED_LINKS_MAX},
+    published::{self, PublishedLink},
+    schema::Capacity,
+};
 use atoll_mesh::BabelConfig;
 use serde::{Deserialize, Serialize};
+
+use super::members::members;
 
 /// Most members of one kind in a region on one machine.
 pub(crate) const MEMBERS_MAX: u32 = 32;
@@ -43,6 +51,10 @@ pub(crate) struct Region {
     pub(crate) currency: String,
     /// Its ticker.
     pub(crate) symbol: String,
+    /// Whether only registered nodes and the first validators may join its mesh. Once it is founded, the charter says so;
+    /// another word here is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) closed: Option<bool>,
 }
 
 /// How many validators and nodes run on this machine.
@@ -86,19 +98,27 @@ impl Default for Ports {
     }
 }
 
-/// Links beyond this machine. Empty by default: no host is contacted that the owner did not name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Links beyond this machine. Empty by default: no host is contacted that neither the owner of this machine named nor, on
+/// the ledger, that of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Mesh {
     /// Peers, `udp://host:port` or `tls://host:port`.
     #[serde(default)]
     pub(crate) peers: Vec<String>,
+    /// Where others of the region may call this machine, `udp://host:port` or `tls://host`: published on the ledger, with
+    /// the node's labels. Empty: nothing is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) announce: Vec<String>,
+    /// Whether this machine may call nodes of the region where their owners published that, while it has too few
+    /// neighbours.
+    #[serde(default = "Mesh::default_learn")]
+    pub(crate) learn: bool,
     /// Interfaces on which neighbours are discovered by link-local multicast.
     #[serde(default)]
     pub(crate) discovery: Vec<String>,
-    /// Whether only registered nodes, the founding validators and the members on this machine may join. Each machine
-    /// refuses others itself, so this should be the same on all.
-    #[serde(default)]
+    /// Whether this machine refuses strangers also in a region that was founded open; others let them in.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) closed: bool,
     /// Resolvers, `address:port`, for names outside the region. Empty: nobody outside is asked, such names are refused.
     #[serde(default)]
@@ -106,6 +126,26 @@ pub(crate) struct Mesh {
     /// Interfaces with ordinary routers that speak Babel.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) babel: Vec<BabelConfig>,
+}
+
+impl Mesh {
+    const fn default_learn() -> bool {
+        true
+    }
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self {
+            peers: Vec::new(),
+            announce: Vec::new(),
+            learn: Self::default_learn(),
+            discovery: Vec::new(),
+            closed: false,
+            resolvers: Vec::new(),
+            babel: Vec::new(),
+        }
+    }
 }
 
 impl Settings {
@@ -117,6 +157,7 @@ impl Settings {
             region: Region {
                 name: name.to_owned(),
                 currency: format!("{currency} coin"),
+                closed: None,
                 symbol: name.chars().filter(char::is_ascii_alphanumeric).take(5).collect::<String>().to_uppercase(),
             },
             size,
@@ -125,6 +166,11 @@ impl Settings {
             labels: BTreeMap::new(),
             mesh: Mesh::default(),
         }
+    }
+
+    /// Whether the mesh of this machine refuses strangers.
+    pub(crate) fn is_closed(&self, charter: &Charter) -> bool {
+        charter.is_closed() || self.mesh.closed
     }
 
     /// Reads and checks the file.
@@ -149,7 +195,64 @@ impl Settings {
                 bail!("{what} is {count}: use 1 to {MEMBERS_MAX}");
             }
         }
+        self.check_announce()?;
+        let members = members(self, false);
+        for name in self.labels.keys() {
+            if !members.iter().any(|member| member.name == *name) {
+                bail!("labels.{name}: this machine has no member of that name");
+            }
+            self.check_labels(name)?;
+        }
         Ok(())
+    }
+
+    fn check_announce(&self) -> Result<()> {
+        if self.mesh.announce.is_empty() {
+            return Ok(());
+        }
+        if !self.size.is_single() {
+            bail!(
+                "mesh.announce says where this machine can be called, but its nodes are in namespaces: remove it, or give \
+                 one of them a label such as link=udp://203.0.113.7:4870"
+            );
+        }
+        if self.mesh.announce.len() > PUBLISHED_LINKS_MAX {
+            bail!("mesh.announce has more than {PUBLISHED_LINKS_MAX} entries: remove some");
+        }
+        for text in &self.mesh.announce {
+            text.parse::<PublishedLink>().context("mesh.announce cannot be used")?;
+        }
+        self.check_labels(&self.region.name)
+    }
+
+    /// The ledger refuses bad labels only when the node is registered, and others ignore bad links.
+    fn check_labels(&self, member: &str) -> Result<()> {
+        let labels = self.labels_of(member);
+        if labels.len() > LABELS_MAX {
+            bail!("labels.{member} has more than {LABELS_MAX} entries, with those of mesh.announce: remove some");
+        }
+        for label in &labels {
+            if label.len() > LABEL_BYTES_MAX || label.split_once('=').is_none_or(|(key, _)| key.is_empty()) {
+                bail!("labels.{member}: '{label}' does not read key=value within {LABEL_BYTES_MAX} bytes");
+            }
+            if let (true, Some((_, text))) = (published::is_link(label), label.split_once('=')) {
+                text.parse::<PublishedLink>().with_context(|| format!("labels.{member}: '{label}' cannot be used"))?;
+            }
+        }
+        if labels.iter().filter(|label| published::is_link(label)).count() > PUBLISHED_LINKS_MAX {
+            bail!("labels.{member} names more than {PUBLISHED_LINKS_MAX} links, with mesh.announce: remove some");
+        }
+        Ok(())
+    }
+
+    /// All labels of a member: its own, and where it can be called.
+    pub(crate) fn labels_of(&self, member: &str) -> Vec<String> {
+        let mut labels = self.labels.get(member).cloned().unwrap_or_default();
+        if self.size.is_single() && member == self.region.name {
+            let links = self.mesh.announce.iter().filter_map(|text| text.parse::<PublishedLink>().ok());
+            labels.extend(links.map(|link| link.label()));
+        }
+        labels
     }
 
     /// The text of the file, with a word of explanation.
@@ -171,6 +274,47 @@ mod tests {
         let text = settings.to_text().expect("serialises");
         assert_eq!(toml::from_str::<Settings>(&text).expect("parses"), settings);
         assert!(toml::from_str::<Settings>(&text.replace("validators", "validatorz")).is_err());
+    }
+
+    #[test]
+    fn where_others_may_call_becomes_labels_of_the_one_node() {
+        let mut settings = Settings::new("home", Size::default(), Ports::default());
+        settings.labels.insert("home".into(), vec!["zone=school".into()]);
+        settings.mesh.announce = vec!["udp://203.0.113.7:4870".into(), "tls://GW.example.org".into()];
+        settings.check().expect("it can be used");
+        let labels = ["zone=school", "link=udp://203.0.113.7:4870", "link=tls://gw.example.org:443"];
+        assert_eq!(settings.labels_of("home"), labels);
+        let text = settings.to_text().expect("serialises");
+        assert_eq!(toml::from_str::<Settings>(&text).expect("parses"), settings);
+
+        let refusal = |settings: &Settings| format!("{:#}", settings.check().expect_err("it cannot be used"));
+        let with = |announce: &[&str]| {
+            let announce = announce.iter().map(|text| (*text).to_owned()).collect();
+            Settings { mesh: Mesh { announce, ..Mesh::default() }, ..settings.clone() }
+        };
+        let loopback = refusal(&with(&["udp://127.0.0.1:4870"]));
+        assert!(loopback.contains("mesh.announce") && loopback.contains("127.0.0.1"), "{loopback}");
+        assert!(refusal(&with(&["tls://a.example"; 5])).contains("more than 4"));
+        let mut both = with(&["tls://a.example", "tls://b.example"]);
+        both.labels.insert("home".into(), (1..4).map(|n| format!("link=udp://203.0.113.{n}:1")).collect());
+        assert!(refusal(&both).contains("more than 4 links"));
+        let many = with(&["tls://a.example"]);
+        let many = Settings { size: Size { validators: 1, nodes: 2 }, labels: BTreeMap::new(), ..many };
+        assert!(refusal(&many).contains("mesh.announce"));
+    }
+
+    #[test]
+    fn bad_labels_are_refused_before_the_ledger_does() {
+        let refusal = |member: &str, labels: &[&str]| {
+            let mut settings = Settings::new("lab", Size { validators: 1, nodes: 2 }, Ports::default());
+            settings.labels.insert(member.into(), labels.iter().map(|label| (*label).to_owned()).collect());
+            settings.check().map_err(|error| format!("{error:#}")).err()
+        };
+        assert_eq!(refusal("n1", &["zone=a", "link=udp://203.0.113.1:1"]), None);
+        assert!(refusal("n3", &["zone=a"]).is_some_and(|why| why.contains("labels.n3")));
+        assert!(refusal("n1", &["zone"]).is_some_and(|why| why.contains("key=value")));
+        assert!(refusal("n1", &["link=udp://[::1]:1"]).is_some_and(|why| why.contains("labels.n1")));
+        assert!(refusal("n1", &["zone=a"; LABELS_MAX + 1]).is_some_and(|why| why.contains("more than 32")));
     }
 
     #[test]

@@ -71,6 +71,7 @@ impl Plan {
             validators: self.secrets().iter().map(|secret| validator_entry("v", secret)).collect(),
             allocations: vec![],
             treasury: Default::default(),
+            closed: Some(false),
         }
     }
 

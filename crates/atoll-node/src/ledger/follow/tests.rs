@@ -49,6 +49,7 @@ fn charter(validator: &NodeSecret) -> Charter {
         validators: vec![validator_entry("v", validator)],
         allocations: vec![],
         treasury: Address::ZERO,
+        closed: Some(false),
     }
 }
 
