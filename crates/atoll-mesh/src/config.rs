@@ -23,6 +23,7 @@ use crate::limits::{DISCOVERY_INTERFACES_MAX, KEY_BYTES_MAX, MEMBERS_MAX, PEERS_
 pub(crate) use exit::Exit;
 pub use exit::{Allow, AllowAll, ExitConfig, ExitOffer};
 pub(crate) use open::Open;
+pub use open::read as read_open;
 pub(crate) use plain::Plain;
 pub use plain::{Announce, BabelConfig};
 pub(crate) use regions::Others;
@@ -201,6 +202,16 @@ pub enum ConfigError {
     },
 }
 
+/// A configuration, parsed.
+pub(crate) struct Parsed {
+    pub(crate) secret: NodeSecret,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) plain: Vec<Plain>,
+    pub(crate) open: Open,
+    pub(crate) exit: Option<Exit>,
+    pub(crate) others: Others,
+}
+
 /// A neighbour to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer {
@@ -233,8 +244,27 @@ impl Config {
         "atoll0".to_owned()
     }
 
+    /// Refuses what cannot be used, without starting anything: reads the key, and looks at every setting.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.parse().map(drop)
+    }
+
+    /// Reads the key, and parses every setting.
+    pub(crate) fn parse(&self) -> Result<Parsed, ConfigError> {
+        let (secret, peers) = self.check()?;
+        let node = secret.id();
+        Ok(Parsed {
+            plain: self.check_babel(MeshAddr::of(self.region, node))?,
+            open: self.check_open()?,
+            exit: self.check_exit(node)?,
+            others: self.check_regions(node)?,
+            secret,
+            peers,
+        })
+    }
+
     /// Reads the key, and parses the peers.
-    pub(crate) fn check(&self) -> Result<(NodeSecret, Vec<Peer>), ConfigError> {
+    fn check(&self) -> Result<(NodeSecret, Vec<Peer>), ConfigError> {
         if self.peers.len() > PEERS_MAX {
             return Err(ConfigError::TooMany { what: "peers", limit: PEERS_MAX });
         }
@@ -287,22 +317,22 @@ impl Config {
     }
 
     /// Parses the other regions; `node` is this node.
-    pub(crate) fn check_regions(&self, node: NodeId) -> Result<Others, ConfigError> {
+    fn check_regions(&self, node: NodeId) -> Result<Others, ConfigError> {
         regions::check(self, node)
     }
 
     /// Parses the plain interfaces.
-    pub(crate) fn check_babel(&self, network: MeshAddr) -> Result<Vec<Plain>, ConfigError> {
+    fn check_babel(&self, network: MeshAddr) -> Result<Vec<Plain>, ConfigError> {
         plain::check(&self.babel, &self.interface, network)
     }
 
     /// Parses what is open.
-    pub(crate) fn check_open(&self) -> Result<Open, ConfigError> {
+    fn check_open(&self) -> Result<Open, ConfigError> {
         open::check(&self.open)
     }
 
     /// Parses the part in exits of this node, `own`.
-    pub(crate) fn check_exit(&self, own: NodeId) -> Result<Option<Exit>, ConfigError> {
+    fn check_exit(&self, own: NodeId) -> Result<Option<Exit>, ConfigError> {
         self.exit.as_ref().map(|exit| exit::check(exit, own)).transpose()
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use atoll_base::{MeshAddr, NodeId, RegionId, RegionPrefix};
+use atoll_base::{NodeId, RegionId, RegionPrefix};
 use atoll_mesh_core::{Event, LinkId, Mesh, Origin, beacon::Beacon, stream::is_stream};
 use atoll_os::{
     link::detour::DETOUR_MARK,
@@ -29,7 +29,7 @@ use crate::{
     Config, MeshError,
     api::{self, ProbeAnswer},
     babel::Babel,
-    config::{Exit, Host, Peer, Transport},
+    config::{Exit, Host, Parsed, Peer, Transport},
     discovery::{Discovery, Pace},
     io::{Io, Ready, open_udp},
     limits::{
@@ -43,12 +43,8 @@ use streams::Tls;
 
 /// Runs the daemon until `shutdown` completes.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
-    let (secret, peers) = config.check()?;
+    let Parsed { secret, peers, plain, open, exit, others } = config.parse()?;
     let node = secret.id();
-    let plain = config.check_babel(MeshAddr::of(config.region, node))?;
-    let open = config.check_open()?;
-    let exit = config.check_exit(node)?;
-    let others = config.check_regions(node)?;
     let listener = api::listen(&config.socket).await?;
     let metrics = api::listen_metrics(config.metrics).await?;
     let mark = matches!(exit, Some(Exit::Use(_))).then_some(DETOUR_MARK);

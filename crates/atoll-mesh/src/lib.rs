@@ -25,6 +25,7 @@ mod trace;
 
 pub use config::{
     Allow, AllowAll, Announce, BabelConfig, Config, ConfigError, ExitConfig, ExitOffer, RegionConfig, TunMode,
+    read_open,
 };
 pub use daemon::run;
 pub use tls::TlsError;

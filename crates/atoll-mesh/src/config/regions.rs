@@ -13,7 +13,7 @@ use super::{Config, ConfigError, Host, Peer};
 use crate::limits::{PEERS_MAX, REGIONS_MAX};
 
 /// Another region that this node recognises. All nodes of a region should recognise the same ones.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegionConfig {
     /// Its full id.

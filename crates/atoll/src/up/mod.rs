@@ -28,6 +28,7 @@ use atoll_api::UnixClient;
 
 use self::{
     layout::Layout,
+    members::Plan,
     settings::{Ports, Settings, Size},
 };
 use crate::cli::failure::fail;
@@ -122,6 +123,9 @@ fn open_or_found(layout: &Layout, args: &UpArgs) -> Result<Settings> {
         let settings = Settings::load(&layout.settings())?;
         found::check_same(layout, &settings, args.name.as_deref())?;
         check_unchanged(&settings, args)?;
+        let charter = found::load_charter(layout)?;
+        let capacity = machine::capacity(layout, &settings)?;
+        Plan { layout, settings: &settings, charter: &charter, capacity }.check_mesh()?;
         return Ok(settings);
     }
     let defaults = (Size::default(), Ports::default());
