@@ -317,6 +317,18 @@ fn two_regions_recognise_each_other_by_their_settings() -> Result<()> {
         ensure!(mesh["regions"] == 1 && mesh["problems"].as_array().is_some_and(Vec::is_empty), "{mesh}");
     }
 
+    // One withdraws its word while both run, and gives it again.
+    let settings = west.state.join("atoll.toml");
+    let recognising = fs::read_to_string(&settings)?;
+    west.set_mesh("", "")?;
+    west.up()?;
+    eventually("the end of the way", PATIENCE, || Ok((!west.pings(&east)? && !east.pings(&west)?).then_some(())))?;
+    ensure!(west.mesh()?["regions"] == 0 && east.mesh()?["regions"] == 0);
+    fs::write(&settings, recognising)?;
+    west.up()?;
+    eventually("a ping across again", PATIENCE, || Ok((west.pings(&east)? && east.pings(&west)?).then_some(())))?;
+    ensure!(west.atoll(&["mesh", "reload"])?.contains("Nothing has changed"));
+
     // What cannot be is refused before anything starts, with where it stands.
     west.atoll(&["down"])?;
     for (head, words) in [

@@ -204,7 +204,6 @@ pub enum ConfigError {
 
 /// A configuration, parsed.
 pub(crate) struct Parsed {
-    pub(crate) secret: NodeSecret,
     pub(crate) peers: Vec<Peer>,
     pub(crate) plain: Vec<Plain>,
     pub(crate) open: Open,
@@ -246,25 +245,22 @@ impl Config {
 
     /// Refuses what cannot be used, without starting anything: reads the key, and looks at every setting.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        self.parse().map(drop)
+        self.parse_as(self.read_key()?.id()).map(drop)
     }
 
-    /// Reads the key, and parses every setting.
-    pub(crate) fn parse(&self) -> Result<Parsed, ConfigError> {
-        let (secret, peers) = self.check()?;
-        let node = secret.id();
+    /// Parses every setting but the key; `node` is this node.
+    pub(crate) fn parse_as(&self, node: NodeId) -> Result<Parsed, ConfigError> {
         Ok(Parsed {
+            peers: self.check_peers()?,
             plain: self.check_babel(MeshAddr::of(self.region, node))?,
             open: self.check_open()?,
             exit: self.check_exit(node)?,
             others: self.check_regions(node)?,
-            secret,
-            peers,
         })
     }
 
-    /// Reads the key, and parses the peers.
-    fn check(&self) -> Result<(NodeSecret, Vec<Peer>), ConfigError> {
+    /// Parses the peers, and looks at what is only a list.
+    fn check_peers(&self) -> Result<Vec<Peer>, ConfigError> {
         if self.peers.len() > PEERS_MAX {
             return Err(ConfigError::TooMany { what: "peers", limit: PEERS_MAX });
         }
@@ -293,7 +289,7 @@ impl Config {
         });
         let peers = peers.collect::<Result<_, _>>()?;
         self.check_tun()?;
-        Ok((self.read_key()?, peers))
+        Ok(peers)
     }
 
     fn check_tun(&self) -> Result<(), ConfigError> {
@@ -302,7 +298,8 @@ impl Config {
         setting.map_or(Ok(()), |(setting, _)| Err(ConfigError::NeedsTun { setting }))
     }
 
-    fn read_key(&self) -> Result<NodeSecret, ConfigError> {
+    /// Reads the key.
+    pub(crate) fn read_key(&self) -> Result<NodeSecret, ConfigError> {
         let path = || self.identity.clone();
         let read = || -> std::io::Result<(String, bool)> {
             let mut file = std::fs::File::open(&self.identity)?;

@@ -1,5 +1,6 @@
 //! The one task that owns the mesh.
 
+mod peers;
 mod setup;
 mod status;
 mod streams;
@@ -7,21 +8,26 @@ mod streams;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use atoll_base::{NodeId, RegionId, RegionPrefix};
-use atoll_mesh_core::{Event, LinkId, Mesh, Origin, beacon::Beacon, stream::is_stream};
+use atoll_base::{NodeId, RegionId};
+use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Time, beacon::Beacon, stream::is_stream};
 use atoll_os::{
     link::detour::DETOUR_MARK,
     link_watch::{LinkChange, LinkWatch, interface_of, local_addresses},
+    tun::Tun,
     udp::set_mark,
 };
-use setup::Surroundings;
+pub(crate) use peers::Change;
+use peers::calls_over_tls;
+pub(crate) use setup::Surroundings;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
@@ -36,32 +42,44 @@ use crate::{
         API_STOP_MAX, CARRIER_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL, RESOLVE_KNOWN_INTERVAL,
         TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
     },
+    reload::{Reloader, at_hangups, hangups},
     tls::News,
     trace::Answered,
 };
 use streams::Tls;
 
-/// Runs the daemon until `shutdown` completes.
+/// Runs the daemon until `shutdown` completes. Its configuration stays as it is.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
-    let Parsed { secret, peers, plain, open, exit, others } = config.parse()?;
+    start(config, None, shutdown).await
+}
+
+/// The same for a configuration that was read from `file`: it is read again at SIGHUP, and when the local API says so.
+pub async fn run_file(config: Config, file: &Path, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
+    start(config, Some(file.to_owned()), shutdown).await
+}
+
+async fn start(config: Config, file: Option<PathBuf>, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
+    let secret = config.read_key()?;
     let node = secret.id();
+    let parsed = config.parse_as(node)?;
+    let (networks, wanted) = (parsed.others.networks(), parsed.wanted());
+    let Parsed { plain, open, exit, others, .. } = parsed;
+    let hangups = file.as_ref().and_then(|_| hangups());
     let listener = api::listen(&config.socket).await?;
     let metrics = api::listen_metrics(config.metrics).await?;
     let mark = matches!(exit, Some(Exit::Use(_))).then_some(DETOUR_MARK);
     let (udp, is_ipv6) = open_udp(config.listen, mark)?;
-    let borders = others.peers.into_iter().map(|(peer, region)| (peer, Some(region)));
-    let peers: Vec<_> = peers.into_iter().map(|peer| (peer, None)).chain(borders).map(StaticPeer::new).collect();
     let (told, mut news) = mpsc::channel(TLS_BATCHES_MAX);
-    let tls = Tls::start(&config, &peers, mark, told)?;
+    let tls = Tls::start(&config, calls_over_tls(&wanted), mark, told.clone())?;
     let discovery = Discovery::open(config.discovery.clone())?;
-    let other_networks: Vec<_> = others.ids.iter().map(|id| RegionPrefix::of(*id).network()).collect();
-    let babel = Babel::start(plain, config.region, node, &other_networks).await?;
+    let babel = Babel::start(plain, config.region, node, &networks).await?;
     let mesh = setup::mesh(&config, secret, exit.as_ref(), others.federation);
-    let tun = setup::device(&config, mesh.network(), &other_networks).await?;
+    let tun = setup::device(&config, mesh.network()).await?;
+    let routes = tun.as_ref().map(Tun::region_routes);
     let io = Io::new(udp, is_ipv6, tun)?;
     let watch = LinkWatch::here()?;
     // Nothing comes out of the mesh before the loop below.
-    let surroundings = match Surroundings::start(io.interface(), open, exit.as_ref(), mesh.network()).await {
+    let surroundings = match Surroundings::start(routes, (open, exit.as_ref()), mesh.network(), &networks).await {
         Ok(surroundings) => surroundings,
         Err(error) => {
             io.close().await;
@@ -73,9 +91,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tracing::debug!(address = %mesh.network().node(), "own address");
 
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    let (stop, servers) = serve(listener, metrics, sender);
+    let reloader = Arc::new(Reloader::new(file, (config.clone(), node), surroundings, sender.clone()));
+    let reloads = hangups.map(|hangups| tokio::spawn(at_hangups(hangups, Arc::clone(&reloader))));
+    let (stop, servers) = serve(listener, metrics, sender, Arc::clone(&reloader));
     let (found, endpoints) = mpsc::channel(REQUESTS_MAX);
-    let resolver = tokio::spawn(resolve(peers.iter().map(|peer| peer.peer.clone()).collect(), found));
     let socket = config.socket.clone();
     let mut daemon = Daemon {
         config,
@@ -84,29 +103,31 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         io,
         discovery,
         babel,
-        peers,
+        others: Vec::new(),
+        peers: BTreeMap::new(),
+        peers_ever: 0,
+        found,
+        resolver: None,
         mark,
         watch,
         tls,
+        told: Some(told),
         behind: BTreeMap::new(),
         sent_before_look: 0,
         probes: BTreeMap::new(),
     };
+    daemon.set_peers(wanted);
     let result = daemon.run(requests, endpoints, &mut news, shutdown).await;
-    if let Some(babel) = daemon.babel.take() {
-        babel.stop().await;
+    daemon.say_goodbye(&mut news).await;
+    if let Some(reloads) = reloads {
+        reloads.abort();
     }
-    daemon.mesh.stop(daemon.io.now());
-    daemon.io.flush(&mut daemon.mesh);
-    daemon.stop_streams(&mut news).await;
-    resolver.abort();
-    daemon.io.tap = None;
 
     drop(stop);
     let _ = timeout(API_STOP_MAX, servers.join_all()).await;
     let _ = std::fs::remove_file(&socket);
     daemon.io.close().await;
-    surroundings.stop().await;
+    reloader.stop().await;
     tracing::info!("the mesh has stopped");
     result
 }
@@ -116,6 +137,7 @@ fn serve(
     listener: UnixListener,
     metrics: Option<TcpListener>,
     requests: mpsc::Sender<api::Request>,
+    reloader: Arc<Reloader>,
 ) -> (watch::Sender<()>, JoinSet<std::io::Result<()>>) {
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
@@ -123,7 +145,7 @@ fn serve(
         let server = axum::serve(metrics, api::metrics_router(requests.clone()));
         servers.spawn(server.with_graceful_shutdown(ended(stopped.clone())).into_future());
     }
-    let server = axum::serve(listener, api::router(requests));
+    let server = axum::serve(listener, api::router(requests, reloader));
     servers.spawn(server.with_graceful_shutdown(ended(stopped)).into_future());
     (stop, servers)
 }
@@ -140,12 +162,23 @@ struct Daemon {
     io: Io,
     discovery: Option<Discovery>,
     babel: Option<Babel>,
-    peers: Vec<StaticPeer>,
+    /// Who else may join, as the local API was told.
+    others: Vec<NodeId>,
+    /// Configured neighbours, by numbers that no two ever have.
+    peers: BTreeMap<u32, StaticPeer>,
+    /// The next such number.
+    peers_ever: u32,
+    /// Where to tell where they are.
+    found: mpsc::Sender<(u32, SocketAddr)>,
+    /// Looks them up.
+    resolver: Option<JoinHandle<()>>,
     /// Mark of the links' datagrams, if there is one.
     mark: Option<u32>,
     watch: LinkWatch,
     /// What makes connections, if there can be any.
     tls: Option<Tls>,
+    /// Where connections tell their news; nothing when they come to their end.
+    told: Option<mpsc::Sender<News>>,
     /// Index of the interface over which each link that is up was reached when it came up.
     behind: BTreeMap<LinkId, u32>,
     /// How much had been sent when the carriers of those were last looked at.
@@ -168,13 +201,22 @@ impl StaticPeer {
     fn new((peer, region): (Peer, Option<RegionId>)) -> Self {
         Self { peer, region, endpoint: None, target: None, silent_since: Instant::now() }
     }
+
+    /// Calls it where it was found, if it was; nothing changes if it is called there already.
+    fn call(&self, mesh: &mut Mesh, now: Time) {
+        let Some(endpoint) = self.endpoint else { return };
+        match self.region {
+            None => mesh.add_peer(endpoint, Origin::Static, now),
+            Some(region) => mesh.add_border_peer(endpoint, region, now),
+        };
+    }
 }
 
 impl Daemon {
     async fn run(
         &mut self,
         mut requests: mpsc::Receiver<api::Request>,
-        mut endpoints: mpsc::Receiver<(usize, SocketAddr)>,
+        mut endpoints: mpsc::Receiver<(u32, SocketAddr)>,
         news: &mut mpsc::Receiver<News>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
@@ -349,9 +391,10 @@ impl Daemon {
     }
 
     /// Lets these join too, if not everybody may; whether that is so.
-    fn set_members(&mut self, others: &[NodeId]) -> bool {
+    fn set_members(&mut self, others: Vec<NodeId>) -> bool {
         let Some(members) = &self.config.members else { return false };
-        let all = members.iter().chain(others).chain([&self.node]).copied().collect();
+        self.others = others;
+        let all = members.iter().chain(&self.others).chain([&self.node]).copied().collect();
         if self.mesh.members() != Some(&all) {
             tracing::info!(members = all.len(), "the members have changed");
             self.mesh.set_members(Some(all), self.io.now());
@@ -360,23 +403,20 @@ impl Daemon {
     }
 
     /// Calls a static peer where it was found to be now.
-    fn place_peer(&mut self, index: usize, endpoint: SocketAddr) {
+    fn place_peer(&mut self, number: u32, endpoint: SocketAddr) {
         let now = self.io.now();
-        let Some(peer) = self.peers.get_mut(index) else { return };
+        let Some(peer) = self.peers.get_mut(&number) else { return };
         if peer.peer.transport == Transport::Tls {
-            return self.place_tls_peer(index, endpoint);
+            return self.place_tls_peer(number, endpoint);
         }
         if is_stream(endpoint.ip()) {
             // A name that leads nowhere.
             return;
         }
-        if let Some(old) = peer.endpoint.replace(endpoint) {
+        if let Some(old) = peer.endpoint.replace(endpoint).filter(|old| *old != endpoint) {
             self.mesh.remove_peer(old, now);
         }
-        match peer.region {
-            None => self.mesh.add_peer(endpoint, Origin::Static, now),
-            Some(region) => self.mesh.add_border_peer(endpoint, region, now),
-        };
+        peer.call(&mut self.mesh, now);
     }
 
     /// Sends a beacon on every interface. Whether somebody is missing: no neighbour answers, or an interface is not
@@ -390,21 +430,21 @@ impl Daemon {
 }
 
 /// Looks up where static peers are, again and again for those that may move, and tells each change.
-async fn resolve(peers: Vec<Peer>, found: mpsc::Sender<(usize, SocketAddr)>) {
+async fn resolve(peers: Vec<(u32, Peer)>, found: mpsc::Sender<(u32, SocketAddr)>) {
     let mut known = vec![None; peers.len()];
     loop {
-        for (index, peer) in peers.iter().enumerate() {
+        for (index, (number, peer)) in peers.iter().enumerate() {
             let is_settled = known[index].is_some() && matches!(peer.host, Host::Address(_));
             if is_settled {
                 continue;
             }
             let Some(endpoint) = peer.resolve().await.filter(|found| known[index] != Some(*found)) else { continue };
             known[index] = Some(endpoint);
-            if found.send((index, endpoint)).await.is_err() {
+            if found.send((*number, endpoint)).await.is_err() {
                 return;
             }
         }
-        if peers.iter().all(|peer| matches!(peer.host, Host::Address(_))) {
+        if peers.iter().all(|(_, peer)| matches!(peer.host, Host::Address(_))) {
             // Nothing to look up ever again; the other end of the channel stays open.
             core::future::pending::<()>().await;
         }

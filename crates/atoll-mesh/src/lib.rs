@@ -18,6 +18,7 @@ mod guard;
 mod io;
 pub mod limits;
 mod metrics;
+mod reload;
 mod send;
 mod stuck;
 mod tls;
@@ -27,7 +28,7 @@ pub use config::{
     Allow, AllowAll, Announce, BabelConfig, Config, ConfigError, ExitConfig, ExitOffer, RegionConfig, TunMode,
     read_open,
 };
-pub use daemon::run;
+pub use daemon::{run, run_file};
 pub use tls::TlsError;
 
 use std::{net::SocketAddr, path::PathBuf};

@@ -1,6 +1,9 @@
 //! Other regions, as they are written in the configuration and as they are used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
 
 use atoll_base::{NodeId, RegionId, RegionPrefix};
 use atoll_mesh_core::{
@@ -40,6 +43,13 @@ pub(crate) struct Others {
     pub(crate) ids: Vec<RegionId>,
     /// Border nodes to call, and of which region each is.
     pub(crate) peers: Vec<(Peer, RegionId)>,
+}
+
+impl Others {
+    /// The networks of the regions.
+    pub(crate) fn networks(&self) -> BTreeSet<Ipv6Addr> {
+        self.ids.iter().map(|id| RegionPrefix::of(*id).network()).collect()
+    }
 }
 
 /// Parses the other regions of a node.

@@ -10,6 +10,7 @@ mod machine;
 mod members;
 mod progress;
 mod ready;
+mod reload;
 mod report;
 mod serve;
 pub(crate) mod settings;
@@ -82,7 +83,10 @@ pub(crate) fn run(args: UpArgs, state: Option<PathBuf>) -> Result<ExitCode> {
     }
     let charter = found::load_charter(&layout)?;
     block_on(async {
-        if !answers(&layout).await {
+        if answers(&layout).await {
+            let capacity = machine::capacity(&layout, &settings)?;
+            reload::mesh(&Plan { layout: &layout, settings: &settings, charter: &charter, capacity }).await?;
+        } else {
             machine::check(&layout, &settings)?;
             start_in_background(&layout)?;
         }

@@ -3,6 +3,7 @@
 mod capture;
 mod invite;
 mod ping;
+pub(crate) mod reload;
 mod run;
 mod show;
 mod trace;
@@ -46,6 +47,8 @@ pub(crate) enum MeshCommand {
     Capture(capture::CaptureArgs),
     /// Print the line with which another machine joins
     Invite(invite::InviteArgs),
+    /// Let the daemon read its configuration file again, without a restart
+    Reload(reload::ReloadArgs),
 }
 
 /// Which mesh daemon of this machine is asked.
@@ -71,6 +74,7 @@ pub(crate) fn run(command: &MeshCommand, state: Option<&Path>) -> Result<ExitCod
         MeshCommand::Trace(args) => trace::run(args, state),
         MeshCommand::Capture(args) => capture::run(args, state),
         MeshCommand::Invite(args) => invite::run(args, state),
+        MeshCommand::Reload(args) => reload::run(args, state),
     }
 }
 
