@@ -1,7 +1,7 @@
 //! API of the mesh daemon. `GET /v1/status` answers [`MeshStatus`]; `GET /v1/choices/ADDRESS` answers a list of
-//! [`Choice`]; `POST /v1/peers` takes a list of [`PublishedPeer`]; `POST /v1/trace` of a [`TraceRequest`] answers a [`Trace`]; `POST /v1/capture` of a
-//! [`CaptureRequest`] answers one line of JSON for each [`Captured`], until the connection ends; `GET /metrics` answers
-//! Prometheus text.
+//! [`Choice`]; `POST /v1/peers` takes a list of [`PublishedPeer`]; `POST /v1/trace` of a [`TraceRequest`] answers a
+//! [`Trace`]; `POST /v1/capture` of a [`CaptureRequest`] answers one line of JSON for each [`Captured`], until the
+//! connection ends; `POST /v1/reload` answers [`Reloaded`]; `GET /metrics` answers Prometheus text.
 
 use core::{fmt, str::FromStr};
 use std::net::{AddrParseError, Ipv6Addr, SocketAddr};
@@ -34,6 +34,15 @@ pub struct MeshStatus {
     pub sessions: Vec<Session>,
     /// What is wrong, in plain words; empty when all is well.
     pub problems: Vec<String>,
+}
+
+/// What became of a configuration that was read again while the daemon runs. One that is wrong is refused as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Settings that have changed, and hold from now on.
+    pub applied: Vec<String>,
+    /// Settings that have changed in the file, and hold when the daemon is started again.
+    pub restart: Vec<String>,
 }
 
 /// Where a neighbour is: `192.0.2.7:4870` over UDP, `tls://192.0.2.7:443` over TLS.

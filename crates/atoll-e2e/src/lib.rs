@@ -186,17 +186,7 @@ impl World {
 
     /// All processes of this world's region, by their command lines.
     pub fn processes(&self) -> Result<Vec<u32>> {
-        let state = self.state().display().to_string();
-        let mut pids = Vec::new();
-        for entry in fs::read_dir("/proc")? {
-            let entry = entry?;
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if String::from_utf8_lossy(&line).contains(&state) && pid != std::process::id() {
-                pids.push(pid);
-            }
-        }
-        Ok(pids)
+        processes_of(&self.state())
     }
 
     /// `kill -9` of one daemon.
@@ -249,6 +239,21 @@ impl World {
             }
         }
     }
+}
+
+/// All processes that were started for this state directory.
+pub fn processes_of(state: &Path) -> Result<Vec<u32>> {
+    let state = state.display().to_string();
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains(&state) && pid != std::process::id() {
+            pids.push(pid);
+        }
+    }
+    Ok(pids)
 }
 
 /// Waits until `check` answers something; an error with its last failure when `patience` is over.

@@ -1,11 +1,20 @@
-//! A network that needs only a name, by the commands that a person types: `atoll mesh`.
+//! A network that needs only a name, by the commands that a person types: `atoll mesh`. And two regions of `atoll up` that
+//! recognise each other.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::{Ipv6Addr, SocketAddrV4},
+    path::PathBuf,
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context as _, Result, ensure};
+use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId, RegionPrefix};
 use atoll_e2e::{
     Turn, binary, eventually,
     mesh::{Host, Lab, PORT, Process, topology},
+    processes_of,
 };
 use serde_json::Value;
 
@@ -197,6 +206,140 @@ fn wrong_words_are_refused_with_what_to_do() -> Result<()> {
         let all = ["--state", &state].into_iter().chain(line.iter().copied());
         let error = format!("{:#}", machine.host.inside(binary(), all).expect_err("it is wrong"));
         ensure!(error.contains(expected), "{line:?}: {error}");
+    }
+    Ok(())
+}
+
+/// A machine with a region of its own, by `atoll up`.
+struct Town<'a> {
+    host: &'a Host,
+    name: String,
+    state: PathBuf,
+    /// Who signs the grants of its border nodes.
+    authority: NodeSecret,
+}
+
+impl<'a> Town<'a> {
+    fn found(lab: &'a Lab, number: usize, name: &str) -> Result<Self> {
+        let name = format!("{name}{}", std::process::id());
+        let (host, state) = (lab.host(number), lab.scratch().join(&name));
+        let authority = NodeSecret::from_seed([u8::try_from(number)?; 32]);
+        let town = Self { host, name, state, authority };
+        town.up()?;
+        Ok(town)
+    }
+
+    fn atoll(&self, words: &[&str]) -> Result<String> {
+        let state = self.state.display().to_string();
+        self.host.inside(binary(), ["--state", &state].into_iter().chain(words.iter().copied()))
+    }
+
+    fn up(&self) -> Result<String> {
+        self.atoll(&["up", "--name", &self.name])
+    }
+
+    fn mesh(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.atoll(&["mesh", "status", "--json"])?)?)
+    }
+
+    /// Its region, and its node in there.
+    fn ids(&self) -> Result<(RegionId, NodeId)> {
+        let mesh = self.mesh()?;
+        let [region, node] = ["region", "node"].map(|key| mesh[key].as_str().context("an id"));
+        Ok((region?.parse()?, node?.parse()?))
+    }
+
+    fn address(&self) -> Result<Ipv6Addr> {
+        let (region, node) = self.ids()?;
+        Ok(MeshAddr::of(region, node).node())
+    }
+
+    /// What the authority signs for the machine, as `docs/spec/mesh.md` describes it: good for an hour.
+    fn grant(&self) -> Result<String> {
+        let (region, node) = self.ids()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let expiry = (u64::try_from(now.as_millis())? + 3_600_000).to_be_bytes();
+        let prefix = RegionPrefix::of(region).network().octets();
+        let message = [&region.0[..], &prefix[..], &[48][..], &node.0[..], &expiry[..]].concat();
+        let signature = self.authority.sign("atoll mesh border grant v1", &message);
+        Ok(expiry.into_iter().chain(signature).map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Replaces what the owner wants of the mesh: `head` stands at the beginning of `[mesh]`, `tail` at the end.
+    fn set_mesh(&self, head: &str, tail: &str) -> Result<()> {
+        let path = self.state.join("atoll.toml");
+        let text = fs::read_to_string(&path)?;
+        let (before, _) = text.split_once("[mesh]").context("[mesh] is in the founded region's settings")?;
+        Ok(fs::write(path, format!("{before}[mesh]\n{head}\n{tail}\n"))?)
+    }
+
+    /// Recognises another region, whose border is called, if it is said where that is.
+    fn recognise(&self, other: &Town<'_>, call: Option<SocketAddrV4>) -> Result<()> {
+        let peers: Vec<_> = call.iter().map(|at| format!("udp://{at}")).collect();
+        let (id, authority) = (other.ids()?.0, other.authority.id());
+        self.set_mesh(
+            &format!("grant = \"{}\"", self.grant()?),
+            &format!("[[mesh.regions]]\nid = \"{id}\"\nauthority = \"{authority}\"\npeers = {peers:?}"),
+        )
+    }
+
+    fn pings(&self, other: &Town<'_>) -> Result<bool> {
+        let target = other.address()?.to_string();
+        let output = self.host.program("ping").args(["-6", "-n", "-c", "1", "-W", "1", &target]).output()?;
+        Ok(output.status.success())
+    }
+}
+
+impl Drop for Town<'_> {
+    fn drop(&mut self) {
+        // Best effort: what a failed test left must not stop the next one.
+        let _ = self.atoll(&["down"]);
+        for pid in processes_of(&self.state).unwrap_or_default() {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).output();
+        }
+    }
+}
+
+#[test]
+fn two_regions_recognise_each_other_by_their_settings() -> Result<()> {
+    let turn = Turn::take()?;
+    let lab = Lab::new(&turn, "mregion", 2, &topology::line(2))?;
+    let (east, west) = (Town::found(&lab, 0, "east")?, Town::found(&lab, 1, "west")?);
+    east.recognise(&west, None)?;
+    west.recognise(&east, Some(SocketAddrV4::new(lab.wire(0, 1)?.ip(0), PORT)))?;
+    for town in [&east, &west] {
+        town.atoll(&["down"])?;
+        town.up()?;
+    }
+    eventually("a ping across", PATIENCE, || Ok((west.pings(&east)? && east.pings(&west)?).then_some(())))?;
+    for town in [&east, &west] {
+        let mesh = town.mesh()?;
+        ensure!(mesh["regions"] == 1 && mesh["problems"].as_array().is_some_and(Vec::is_empty), "{mesh}");
+    }
+
+    // One withdraws its word while both run, and gives it again.
+    let settings = west.state.join("atoll.toml");
+    let recognising = fs::read_to_string(&settings)?;
+    west.set_mesh("", "")?;
+    west.up()?;
+    eventually("the end of the way", PATIENCE, || Ok((!west.pings(&east)? && !east.pings(&west)?).then_some(())))?;
+    ensure!(west.mesh()?["regions"] == 0 && east.mesh()?["regions"] == 0);
+    fs::write(&settings, recognising)?;
+    west.up()?;
+    eventually("a ping across again", PATIENCE, || Ok((west.pings(&east)? && east.pings(&west)?).then_some(())))?;
+    ensure!(west.atoll(&["mesh", "reload"])?.contains("Nothing has changed"));
+
+    // What cannot be is refused before anything starts, with where it stands.
+    west.atoll(&["down"])?;
+    for (head, words) in [
+        ("open = [\"22\"]", ["[mesh] in", "`open`"]),
+        ("listen_tls = \"[::]:8088\"", ["[mesh] listen_tls", "[ports] gateway"]),
+        ("grant = \"00\"", ["[mesh] in", "`grant`"]),
+    ] {
+        west.set_mesh(head, "")?;
+        let error = format!("{:#}", west.up().expect_err("it is wrong"));
+        ensure!(words.iter().all(|word| error.contains(word)), "{error}");
+        ensure!(processes_of(&west.state)?.is_empty(), "something runs");
     }
     Ok(())
 }

@@ -159,9 +159,15 @@ impl PlainRouter {
         }
     }
 
-    /// Names the networks of other regions, which are reached through the mesh: nothing within them is learned.
-    pub fn set_other_regions(&mut self, others: Vec<Prefix>) {
+    /// Names the networks of other regions, which are reached through the mesh: nothing within them is learned, and what
+    /// was is forgotten.
+    pub fn set_other_regions(&mut self, others: Vec<Prefix>, now: Time) {
         self.others = others;
+        let is_theirs = |prefix: &Prefix| self.others.iter().any(|other| other.covers(*prefix));
+        for prefix in self.entries.keys().copied().filter(is_theirs).collect::<Vec<_>>() {
+            self.forget(prefix);
+            self.mark_all(prefix, now);
+        }
     }
 
     /// Starts to use an interface, or learns its addresses anew.

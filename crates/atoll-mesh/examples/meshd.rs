@@ -17,7 +17,7 @@ fn main() -> anyhow::Result<()> {
                 _ = tokio::signal::ctrl_c() => {}
             }
         };
-        atoll_mesh::run(config, shutdown).await?;
+        atoll_mesh::run_file(config, path.as_ref(), shutdown).await?;
         Ok(())
     })
 }

@@ -1,5 +1,5 @@
 //! The local API on a unix socket: `GET /v1/status`, `GET /v1/choices/ADDRESS`, `POST /v1/members`, `POST /v1/peers`,
-//! `POST /v1/trace`, `POST /v1/capture` and `GET /metrics`.
+//! `POST /v1/trace`, `POST /v1/capture`, `POST /v1/reload` and `GET /metrics`.
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
@@ -29,8 +29,10 @@ use tokio::{
 
 use crate::{
     MeshError,
+    daemon::Change,
     limits::{CAPTURED_AT_ONCE, MEMBERS_MAX, TRACES_MAX},
     metrics::{self, Snapshot},
+    reload::{self, Reloader},
     trace::{self, Answered},
 };
 
@@ -50,6 +52,8 @@ pub(crate) enum Request {
     Probe(Ipv6Addr, u8, ProbeAnswer),
     /// What goes through from now on; nothing if another capture runs.
     Capture(CaptureRequest, oneshot::Sender<Option<mpsc::Receiver<Captured>>>),
+    /// Go on with another configuration.
+    Reload(Box<Change>, oneshot::Sender<Result<(), MeshError>>),
 }
 
 /// Where to tell what became of a probe.
@@ -104,7 +108,7 @@ pub(crate) fn metrics_router(requests: mpsc::Sender<Request>) -> Router {
 }
 
 /// What the socket answers.
-pub(crate) fn router(requests: mpsc::Sender<Request>) -> Router {
+pub(crate) fn router(requests: mpsc::Sender<Request>, reloader: Arc<Reloader>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/choices/{address}", get(choices))
@@ -112,6 +116,7 @@ pub(crate) fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/peers", post(peers))
         .route("/v1/trace", post(trace))
         .route("/v1/capture", post(capture))
+        .route("/v1/reload", post(reload::handle).with_state(reloader))
         .route("/metrics", get(prometheus))
         .with_state(Api::new(requests))
 }

@@ -4,7 +4,7 @@
 //! nothing from it, so that no unsigned route can get into the sealed mesh.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     time::{SystemTime, UNIX_EPOCH},
@@ -46,6 +46,7 @@ type Own = BTreeMap<Prefix, u16>;
 /// The running task.
 pub(crate) struct Babel {
     own: watch::Sender<Own>,
+    others: watch::Sender<Vec<Prefix>>,
     region: RegionPrefix,
     network: MeshAddr,
     announces_region: bool,
@@ -62,7 +63,7 @@ impl Babel {
         interfaces: Vec<Plain>,
         region: RegionId,
         node: NodeId,
-        others: &[Ipv6Addr],
+        others: &BTreeSet<Ipv6Addr>,
     ) -> Result<Option<Self>, MeshError> {
         if interfaces.is_empty() {
             return Ok(None);
@@ -85,20 +86,31 @@ impl Babel {
         let start = Instant::now();
         let settings = PlainSettings { router_id: router_id(region, node), seqno: first_seqno(), network };
         let mut router = PlainRouter::new(settings, Time::ZERO);
-        router.set_other_regions(others.iter().filter_map(|network| Prefix::new(*network, 48)).collect());
+        router.set_other_regions(prefixes(others), Time::ZERO);
+        let (others, others_changes) = watch::channel(Vec::new());
         let watch = LinkWatch::here()?;
         let task = Task { router, socket, start, watch, interfaces, up: BTreeMap::new(), table, problem };
         let (stop, stopped) = oneshot::channel();
         let kernel = tokio::spawn(kernel.run(kernel_failure));
         let task = tokio::spawn(async move {
-            task.run(own_changes, stopped).await;
+            task.run(own_changes, others_changes, stopped).await;
             if timeout(PLAIN_STOP_MAX, kernel).await.is_err() {
                 tracing::warn!("routes that were learned stay behind until the mesh is started again");
             }
         });
         let region = RegionPrefix::of(region);
-        let babel =
-            Self { own, region, network, announces_region, announces_nodes, problems, kernel_problem, stop, task };
+        let babel = Self {
+            own,
+            others,
+            region,
+            network,
+            announces_region,
+            announces_nodes,
+            problems,
+            kernel_problem,
+            stop,
+            task,
+        };
         Ok(Some(babel))
     }
 
@@ -120,6 +132,11 @@ impl Babel {
             *known = own;
             is_news
         });
+    }
+
+    /// Says which networks other regions have now.
+    pub(crate) fn set_other_regions(&self, others: &BTreeSet<Ipv6Addr>) {
+        self.others.send_replace(prefixes(others));
     }
 
     pub(crate) fn problems(&self) -> Vec<String> {
@@ -156,7 +173,12 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut own: watch::Receiver<Own>, mut stopped: oneshot::Receiver<()>) {
+    async fn run(
+        mut self,
+        mut own: watch::Receiver<Own>,
+        mut others: watch::Receiver<Vec<Prefix>>,
+        mut stopped: oneshot::Receiver<()>,
+    ) {
         let mut look = interval(PLAIN_LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut buffer = vec![0; PLAIN_PACKET_BYTES_MAX];
@@ -190,6 +212,10 @@ impl Task {
                     // Once more: what could not be announced a second ago.
                     let own = own.borrow().clone();
                     self.router.set_announced(own, self.now());
+                }
+                Ok(()) = others.changed() => {
+                    let others = others.borrow_and_update().clone();
+                    self.router.set_other_regions(others, self.now());
                 }
                 Ok(()) = own.changed() => {
                     let own = own.borrow_and_update().clone();
@@ -325,6 +351,10 @@ impl Kernel {
         }
         failure
     }
+}
+
+fn prefixes(networks: &BTreeSet<Ipv6Addr>) -> Vec<Prefix> {
+    networks.iter().filter_map(|network| Prefix::new(*network, 48)).collect()
 }
 
 const fn learned(hop: PlainNextHop) -> LearnedHop {

@@ -23,6 +23,7 @@ use crate::limits::{DISCOVERY_INTERFACES_MAX, KEY_BYTES_MAX, MEMBERS_MAX, PEERS_
 pub(crate) use exit::Exit;
 pub use exit::{Allow, AllowAll, ExitConfig, ExitOffer};
 pub(crate) use open::Open;
+pub use open::read as read_open;
 pub(crate) use plain::Plain;
 pub use plain::{Announce, BabelConfig};
 pub(crate) use regions::Others;
@@ -201,6 +202,15 @@ pub enum ConfigError {
     },
 }
 
+/// A configuration, parsed.
+pub(crate) struct Parsed {
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) plain: Vec<Plain>,
+    pub(crate) open: Open,
+    pub(crate) exit: Option<Exit>,
+    pub(crate) others: Others,
+}
+
 /// A neighbour to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer {
@@ -233,8 +243,24 @@ impl Config {
         "atoll0".to_owned()
     }
 
-    /// Reads the key, and parses the peers.
-    pub(crate) fn check(&self) -> Result<(NodeSecret, Vec<Peer>), ConfigError> {
+    /// Refuses what cannot be used, without starting anything: reads the key, and looks at every setting.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.parse_as(self.read_key()?.id()).map(drop)
+    }
+
+    /// Parses every setting but the key; `node` is this node.
+    pub(crate) fn parse_as(&self, node: NodeId) -> Result<Parsed, ConfigError> {
+        Ok(Parsed {
+            peers: self.check_peers()?,
+            plain: self.check_babel(MeshAddr::of(self.region, node))?,
+            open: self.check_open()?,
+            exit: self.check_exit(node)?,
+            others: self.check_regions(node)?,
+        })
+    }
+
+    /// Parses the peers, and looks at what is only a list.
+    fn check_peers(&self) -> Result<Vec<Peer>, ConfigError> {
         if self.peers.len() > PEERS_MAX {
             return Err(ConfigError::TooMany { what: "peers", limit: PEERS_MAX });
         }
@@ -263,7 +289,7 @@ impl Config {
         });
         let peers = peers.collect::<Result<_, _>>()?;
         self.check_tun()?;
-        Ok((self.read_key()?, peers))
+        Ok(peers)
     }
 
     fn check_tun(&self) -> Result<(), ConfigError> {
@@ -272,7 +298,8 @@ impl Config {
         setting.map_or(Ok(()), |(setting, _)| Err(ConfigError::NeedsTun { setting }))
     }
 
-    fn read_key(&self) -> Result<NodeSecret, ConfigError> {
+    /// Reads the key.
+    pub(crate) fn read_key(&self) -> Result<NodeSecret, ConfigError> {
         let path = || self.identity.clone();
         let read = || -> std::io::Result<(String, bool)> {
             let mut file = std::fs::File::open(&self.identity)?;
@@ -287,22 +314,22 @@ impl Config {
     }
 
     /// Parses the other regions; `node` is this node.
-    pub(crate) fn check_regions(&self, node: NodeId) -> Result<Others, ConfigError> {
+    fn check_regions(&self, node: NodeId) -> Result<Others, ConfigError> {
         regions::check(self, node)
     }
 
     /// Parses the plain interfaces.
-    pub(crate) fn check_babel(&self, network: MeshAddr) -> Result<Vec<Plain>, ConfigError> {
+    fn check_babel(&self, network: MeshAddr) -> Result<Vec<Plain>, ConfigError> {
         plain::check(&self.babel, &self.interface, network)
     }
 
     /// Parses what is open.
-    pub(crate) fn check_open(&self) -> Result<Open, ConfigError> {
+    fn check_open(&self) -> Result<Open, ConfigError> {
         open::check(&self.open)
     }
 
     /// Parses the part in exits of this node, `own`.
-    pub(crate) fn check_exit(&self, own: NodeId) -> Result<Option<Exit>, ConfigError> {
+    fn check_exit(&self, own: NodeId) -> Result<Option<Exit>, ConfigError> {
         self.exit.as_ref().map(|exit| exit::check(exit, own)).transpose()
     }
 }

@@ -1,6 +1,7 @@
 //! The one task that owns the mesh.
 
 mod learned;
+mod peers;
 mod setup;
 mod status;
 mod streams;
@@ -8,21 +9,26 @@ mod streams;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use atoll_base::{MeshAddr, NodeId, RegionId, RegionPrefix};
-use atoll_mesh_core::{Event, LinkId, Mesh, Origin, beacon::Beacon, stream::is_stream};
+use atoll_base::{NodeId, RegionId};
+use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Time, beacon::Beacon, stream::is_stream};
 use atoll_os::{
     link::detour::DETOUR_MARK,
     link_watch::{LinkChange, LinkWatch, interface_of, local_addresses},
+    tun::Tun,
     udp::set_mark,
 };
-use setup::Surroundings;
+pub(crate) use peers::Change;
+use peers::calls_over_tls;
+pub(crate) use setup::Surroundings;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
@@ -30,7 +36,7 @@ use crate::{
     Config, MeshError,
     api::{self, ProbeAnswer},
     babel::Babel,
-    config::{Exit, Host, Peer, Transport},
+    config::{Exit, Host, Parsed, Peer, Transport},
     discovery::{Discovery, Pace},
     io::{Io, Ready, open_udp},
     learned::Learned,
@@ -38,36 +44,44 @@ use crate::{
         API_STOP_MAX, CARRIER_INTERVAL, LEARNED_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL,
         RESOLVE_KNOWN_INTERVAL, REST_TURN, TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
     },
+    reload::{Reloader, at_hangups, hangups},
     tls::News,
     trace::Answered,
 };
 use streams::Tls;
 
-/// Runs the daemon until `shutdown` completes.
+/// Runs the daemon until `shutdown` completes. Its configuration stays as it is.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
-    let (secret, peers) = config.check()?;
+    start(config, None, shutdown).await
+}
+
+/// The same for a configuration that was read from `file`: it is read again at SIGHUP, and when the local API says so.
+pub async fn run_file(config: Config, file: &Path, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
+    start(config, Some(file.to_owned()), shutdown).await
+}
+
+async fn start(config: Config, file: Option<PathBuf>, shutdown: impl Future<Output = ()>) -> Result<(), MeshError> {
+    let secret = config.read_key()?;
     let node = secret.id();
-    let plain = config.check_babel(MeshAddr::of(config.region, node))?;
-    let open = config.check_open()?;
-    let exit = config.check_exit(node)?;
-    let others = config.check_regions(node)?;
+    let parsed = config.parse_as(node)?;
+    let (networks, wanted) = (parsed.others.networks(), parsed.wanted());
+    let Parsed { plain, open, exit, others, .. } = parsed;
+    let hangups = file.as_ref().and_then(|_| hangups());
     let listener = api::listen(&config.socket).await?;
     let metrics = api::listen_metrics(config.metrics).await?;
     let mark = matches!(exit, Some(Exit::Use(_))).then_some(DETOUR_MARK);
     let (udp, is_ipv6) = open_udp(config.listen, mark)?;
-    let borders = others.peers.into_iter().map(|(peer, region)| (peer, Some(region)));
-    let peers: Vec<_> = peers.into_iter().map(|peer| (peer, None)).chain(borders).map(StaticPeer::new).collect();
     let (told, mut news) = mpsc::channel(TLS_BATCHES_MAX);
-    let tls = Tls::start(&config, &peers, mark, told.clone())?;
+    let tls = Tls::start(&config, calls_over_tls(&wanted), mark, told.clone())?;
     let discovery = Discovery::open(config.discovery.clone())?;
-    let other_networks: Vec<_> = others.ids.iter().map(|id| RegionPrefix::of(*id).network()).collect();
-    let babel = Babel::start(plain, config.region, node, &other_networks).await?;
+    let babel = Babel::start(plain, config.region, node, &networks).await?;
     let mesh = setup::mesh(&config, secret, exit.as_ref(), others.federation);
-    let tun = setup::device(&config, mesh.network(), &other_networks).await?;
+    let tun = setup::device(&config, mesh.network()).await?;
+    let routes = tun.as_ref().map(Tun::region_routes);
     let io = Io::new(udp, is_ipv6, tun)?;
     let watch = LinkWatch::here()?;
     // Nothing comes out of the mesh before the loop below.
-    let surroundings = match Surroundings::start(io.interface(), open, exit.as_ref(), mesh.network()).await {
+    let surroundings = match Surroundings::start(routes, (open, exit.as_ref()), mesh.network(), &networks).await {
         Ok(surroundings) => surroundings,
         Err(error) => {
             io.close().await;
@@ -79,9 +93,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tracing::debug!(address = %mesh.network().node(), "own address");
 
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    let (stop, servers) = serve(listener, metrics, sender);
+    let reloader = Arc::new(Reloader::new(file, (config.clone(), node), surroundings, sender.clone()));
+    let reloads = hangups.map(|hangups| tokio::spawn(at_hangups(hangups, Arc::clone(&reloader))));
+    let (stop, servers) = serve(listener, metrics, sender, Arc::clone(&reloader));
     let (found, endpoints) = mpsc::channel(REQUESTS_MAX);
-    let resolver = tokio::spawn(resolve(peers.iter().map(|peer| peer.peer.clone()).collect(), found.clone()));
     let socket = config.socket.clone();
     let mut daemon = Daemon {
         config,
@@ -90,32 +105,32 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         io,
         discovery,
         babel,
-        peers,
+        others: Vec::new(),
+        peers: BTreeMap::new(),
+        peers_ever: 0,
+        found,
+        resolver: None,
         mark,
         watch,
         tls,
-        news: told,
         learned: Learned::new(node),
-        found,
+        told: Some(told),
         behind: BTreeMap::new(),
         sent_before_look: 0,
         probes: BTreeMap::new(),
     };
+    daemon.set_peers(wanted);
     let result = daemon.run(requests, endpoints, &mut news, shutdown).await;
-    if let Some(babel) = daemon.babel.take() {
-        babel.stop().await;
+    daemon.say_goodbye(&mut news).await;
+    if let Some(reloads) = reloads {
+        reloads.abort();
     }
-    daemon.mesh.stop(daemon.io.now());
-    daemon.io.flush(&mut daemon.mesh);
-    daemon.stop_streams(&mut news).await;
-    resolver.abort();
-    daemon.io.tap = None;
 
     drop(stop);
     let _ = timeout(API_STOP_MAX, servers.join_all()).await;
     let _ = std::fs::remove_file(&socket);
     daemon.io.close().await;
-    surroundings.stop().await;
+    reloader.stop().await;
     tracing::info!("the mesh has stopped");
     result
 }
@@ -125,6 +140,7 @@ fn serve(
     listener: UnixListener,
     metrics: Option<TcpListener>,
     requests: mpsc::Sender<api::Request>,
+    reloader: Arc<Reloader>,
 ) -> (watch::Sender<()>, JoinSet<std::io::Result<()>>) {
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
@@ -132,7 +148,7 @@ fn serve(
         let server = axum::serve(metrics, api::metrics_router(requests.clone()));
         servers.spawn(server.with_graceful_shutdown(ended(stopped.clone())).into_future());
     }
-    let server = axum::serve(listener, api::router(requests));
+    let server = axum::serve(listener, api::router(requests, reloader));
     servers.spawn(server.with_graceful_shutdown(ended(stopped)).into_future());
     (stop, servers)
 }
@@ -149,18 +165,25 @@ struct Daemon {
     io: Io,
     discovery: Option<Discovery>,
     babel: Option<Babel>,
-    peers: Vec<StaticPeer>,
+    /// Who else may join, as the local API was told.
+    others: Vec<NodeId>,
+    /// Configured neighbours, by numbers that no two ever have.
+    peers: BTreeMap<u32, StaticPeer>,
+    /// The next such number.
+    peers_ever: u32,
+    /// Where to tell where they are.
+    found: mpsc::Sender<(Whose, SocketAddr)>,
+    /// Looks them up.
+    resolver: Option<JoinHandle<()>>,
     /// Mark of the links' datagrams, if there is one.
     mark: Option<u32>,
     watch: LinkWatch,
     /// What makes connections, if there can be any.
     tls: Option<Tls>,
-    /// What it tells its news by.
-    news: mpsc::Sender<News>,
+    /// Where connections tell their news; nothing when they come to their end.
+    told: Option<mpsc::Sender<News>>,
     /// Nodes of which was told where they can be called.
     learned: Learned,
-    /// Where peers were found to be.
-    found: mpsc::Sender<(Whose, SocketAddr)>,
     /// Index of the interface over which each link that is up was reached when it came up.
     behind: BTreeMap<LinkId, u32>,
     /// How much had been sent when the carriers of those were last looked at.
@@ -172,8 +195,8 @@ struct Daemon {
 /// Whose endpoint was found.
 #[derive(Debug, Clone, Copy)]
 enum Whose {
-    /// That of the static peer with this index.
-    Static(usize),
+    /// That of the static peer with this number.
+    Static(u32),
     /// That of the call with this number to a node that was told of.
     Learned(u32),
 }
@@ -191,6 +214,15 @@ struct StaticPeer {
 impl StaticPeer {
     fn new((peer, region): (Peer, Option<RegionId>)) -> Self {
         Self { peer, region, endpoint: None, target: None, silent_since: Instant::now() }
+    }
+
+    /// Calls it where it was found, if it was; nothing changes if it is called there already.
+    fn call(&self, mesh: &mut Mesh, now: Time) {
+        let Some(endpoint) = self.endpoint else { return };
+        match self.region {
+            None => mesh.add_peer(endpoint, Origin::Static, now),
+            Some(region) => mesh.add_border_peer(endpoint, region, now),
+        };
     }
 }
 
@@ -394,9 +426,10 @@ impl Daemon {
     }
 
     /// Lets these join too, if not everybody may; whether that is so.
-    fn set_members(&mut self, others: &[NodeId]) -> bool {
+    fn set_members(&mut self, others: Vec<NodeId>) -> bool {
         let Some(members) = &self.config.members else { return false };
-        let all = members.iter().chain(others).chain([&self.node]).copied().collect();
+        self.others = others;
+        let all = members.iter().chain(&self.others).chain([&self.node]).copied().collect();
         if self.mesh.members() != Some(&all) {
             tracing::info!(members = all.len(), "the members have changed");
             self.mesh.set_members(Some(all), self.io.now());
@@ -406,29 +439,26 @@ impl Daemon {
 
     fn place(&mut self, whose: Whose, endpoint: SocketAddr) {
         match whose {
-            Whose::Static(index) => self.place_peer(index, endpoint),
+            Whose::Static(number) => self.place_peer(number, endpoint),
             Whose::Learned(number) => self.place_learned(number, endpoint),
         }
     }
 
     /// Calls a static peer where it was found to be now.
-    fn place_peer(&mut self, index: usize, endpoint: SocketAddr) {
+    fn place_peer(&mut self, number: u32, endpoint: SocketAddr) {
         let now = self.io.now();
-        let Some(peer) = self.peers.get_mut(index) else { return };
+        let Some(peer) = self.peers.get_mut(&number) else { return };
         if peer.peer.transport == Transport::Tls {
-            return self.place_tls_peer(index, endpoint);
+            return self.place_tls_peer(number, endpoint);
         }
         if is_stream(endpoint.ip()) {
             // A name that leads nowhere.
             return;
         }
-        if let Some(old) = peer.endpoint.replace(endpoint) {
+        if let Some(old) = peer.endpoint.replace(endpoint).filter(|old| *old != endpoint) {
             self.mesh.remove_peer(old, now);
         }
-        match peer.region {
-            None => self.mesh.add_peer(endpoint, Origin::Static, now),
-            Some(region) => self.mesh.add_border_peer(endpoint, region, now),
-        };
+        peer.call(&mut self.mesh, now);
     }
 
     /// Sends a beacon on every interface. Whether somebody is missing: no neighbour answers, or an interface is not
@@ -442,21 +472,21 @@ impl Daemon {
 }
 
 /// Looks up where static peers are, again and again for those that may move, and tells each change.
-async fn resolve(peers: Vec<Peer>, found: mpsc::Sender<(Whose, SocketAddr)>) {
+async fn resolve(peers: Vec<(u32, Peer)>, found: mpsc::Sender<(Whose, SocketAddr)>) {
     let mut known = vec![None; peers.len()];
     loop {
-        for (index, peer) in peers.iter().enumerate() {
+        for (index, (number, peer)) in peers.iter().enumerate() {
             let is_settled = known[index].is_some() && matches!(peer.host, Host::Address(_));
             if is_settled {
                 continue;
             }
             let Some(endpoint) = peer.resolve().await.filter(|found| known[index] != Some(*found)) else { continue };
             known[index] = Some(endpoint);
-            if found.send((Whose::Static(index), endpoint)).await.is_err() {
+            if found.send((Whose::Static(*number), endpoint)).await.is_err() {
                 return;
             }
         }
-        if peers.iter().all(|peer| matches!(peer.host, Host::Address(_))) {
+        if peers.iter().all(|(_, peer)| matches!(peer.host, Host::Address(_))) {
             // Nothing to look up ever again; the other end of the channel stays open.
             core::future::pending::<()>().await;
         }

@@ -19,6 +19,7 @@ mod io;
 mod learned;
 pub mod limits;
 mod metrics;
+mod reload;
 mod send;
 mod stuck;
 mod tls;
@@ -27,8 +28,9 @@ mod trace;
 pub use atoll_mesh_core::Grant;
 pub use config::{
     Allow, AllowAll, Announce, BabelConfig, Config, ConfigError, ExitConfig, ExitOffer, RegionConfig, TunMode,
+    read_open,
 };
-pub use daemon::run;
+pub use daemon::{run, run_file};
 pub use tls::TlsError;
 
 use std::{net::SocketAddr, path::PathBuf};

@@ -27,6 +27,8 @@ pub const HOLD_KEEP: Duration = Duration::from_secs(1);
 pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a key file that are read: more than a key has.
 pub const KEY_BYTES_MAX: u64 = 1024;
+/// Bytes of a configuration that is read again: more than one with all its lists full has.
+pub const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Static peers in a configuration.
 pub const PEERS_MAX: usize = 64;
 /// Other regions in a configuration.

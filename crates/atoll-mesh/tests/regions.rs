@@ -154,3 +154,98 @@ fn a_border_whose_grant_ends_says_so_and_carries_nothing() {
     assert!(x.status().problems.iter().any(|problem| problem.contains("`grant` of this node has ended")));
     assert!(y.status().problems.is_empty());
 }
+
+/// Whether the kernel has a route to a region.
+fn has_route(place: &Place, region: RegionId) -> bool {
+    let network = RegionPrefix::of(region).network();
+    !place.run(&format!("ip -6 route show {network}/48")).is_empty()
+}
+
+/// A line in which B recognises A, but nobody of A recognises B; all runs, from files.
+fn one_sided() -> [Place; 4] {
+    let mut places = line();
+    let [a, x, y, b] = &places;
+    let configs = [
+        Config { regions: Vec::new(), ..a.config(&["10.78.1.2"]) },
+        Config { regions: Vec::new(), ..x.border_config(3_600_000, &[]) },
+        y.border_config(3_600_000, &[]),
+        b.config(&["10.78.3.3"]),
+    ];
+    for (place, config) in places.iter_mut().zip(configs) {
+        place.0.start_from_file(config);
+    }
+    let [a, x, y, b] = &places;
+    wait("both regions work inside", || a.pings(x, 56) && b.pings(y, 56));
+    places
+}
+
+#[test]
+fn a_region_is_recognised_and_withdrawn_while_everything_runs() {
+    let [a, x, y, b] = one_sided();
+    assert!(!a.pings(&b, 56) && !has_route(&a, B) && !has_route(&x, B));
+
+    let reloaded = x.reload(&x.border_config(3_600_000, &["10.78.2.3"])).expect("it is right");
+    assert_eq!(reloaded.applied, ["grant", "regions"]);
+    let reloaded = a.reload(&a.config(&["10.78.1.2"])).expect("it is right");
+    assert_eq!((reloaded.applied, reloaded.restart.len()), (vec!["regions".to_owned()], 0));
+    assert!(has_route(&a, B) && has_route(&x, B));
+    wait("A's host reaches B's", || a.pings(&b, 56));
+
+    // A bad file, in a place that has nothing to do with regions: what held before goes on.
+    let bad = Config { open: vec!["22".to_owned()], regions: Vec::new(), ..x.border_config(3_600_000, &[]) };
+    let error = x.reload(&bad).expect_err("the transport is missing");
+    assert!(error.contains("transport is missing") && error.contains("goes on"), "{error}");
+    assert!(a.pings(&b, 56) && has_route(&x, B));
+    // What has to wait is named, and nothing else happens.
+    let later = Config { metrics: Some("127.0.0.1:9871".parse().expect("right")), ..a.config(&["10.78.1.2"]) };
+    let reloaded = a.reload(&later).expect("it is right");
+    assert_eq!((reloaded.applied.len(), reloaded.restart), (0, vec!["metrics".to_owned()]));
+
+    // Withdrawn at the border: everything that was of B ends there, and nobody of A has a way.
+    let none = Config { regions: Vec::new(), ..x.border_config(3_600_000, &[]) };
+    x.reload(&none).expect("it is right");
+    assert!(!has_route(&x, B) && has_route(&a, B));
+    let status = x.status();
+    assert!(status.regions.is_empty() && status.peers.iter().all(|peer| peer.region.is_none()));
+    assert!(status.sessions.iter().all(|session| session.node != b.secret.id()));
+    wait("A has no way to B", || a.status().regions.is_empty());
+    assert!(!a.pings(&b, 56) && a.pings(&x, 56) && b.pings(&y, 56));
+    a.reload(&Config { regions: Vec::new(), ..a.config(&["10.78.1.2"]) }).expect("it is right");
+    assert!(!has_route(&a, B) && a.status().sessions.iter().all(|session| session.node != b.secret.id()));
+}
+
+#[test]
+fn a_grant_is_renewed_and_peers_and_members_change_while_everything_runs() {
+    let [a, x, y, b] = one_sided();
+    a.reload(&a.config(&["10.78.1.2"])).expect("it is right");
+    x.reload(&x.border_config(3_000, &["10.78.2.3"])).expect("it is right");
+    wait("A's host reaches B's", || a.pings(&b, 56));
+    wait("the grant ends", || {
+        a.status().regions.is_empty() && x.status().problems.iter().any(|problem| problem.contains("`grant`"))
+    });
+    x.reload(&x.border_config(3_600_000, &["10.78.2.3"])).expect("it is right");
+    wait("the new one holds", || a.pings(&b, 56));
+    assert!(x.status().problems.is_empty());
+
+    // Nobody but itself may have links with B's host, and then everybody again.
+    let closed = Config { members: Some(Vec::new()), ..b.config(&["10.78.3.3"]) };
+    assert_eq!(b.reload(&closed).expect("it is right").applied, ["members"]);
+    assert!(b.status().routes.is_empty());
+    wait("B's border lost it", || !y.pings(&b, 56));
+    b.reload(&b.config(&["10.78.3.3"])).expect("it is right");
+    wait("B's border has it again", || y.pings(&b, 56));
+
+    // A's host calls nobody any more: both ends forget the link.
+    a.reload(&Config { peers: Vec::new(), ..a.config(&[]) }).expect("it is right");
+    assert!(a.status().peers.is_empty());
+    wait("the border forgets it too", || x.status().peers.iter().all(|peer| peer.node != Some(a.secret.id())));
+    a.reload(&a.config(&["10.78.1.2"])).expect("it is right");
+    wait("it calls again", || a.pings(&b, 56));
+
+    // Ports are opened and closed.
+    let closed = Config { open: Vec::new(), ..x.border_config(3_600_000, &["10.78.2.3"]) };
+    assert!(x.reload(&closed).expect("it is right").applied.contains(&"open".to_owned()));
+    assert!(x.run("nft list tables").contains("atoll-own-atoll0"));
+    x.reload(&x.border_config(3_600_000, &["10.78.2.3"])).expect("it is right");
+    assert!(!x.run("nft list tables").contains("atoll-own-atoll0"));
+}

@@ -4,6 +4,7 @@
 //! give, and one write may take, a super-packet of up to 64 KiB.
 
 use std::{
+    collections::BTreeSet,
     fs::OpenOptions,
     io::{self, IoSlice},
     net::Ipv6Addr,
@@ -202,13 +203,9 @@ impl Tun {
         Ok(Self { fd, config, takes_udp_segments })
     }
 
-    /// Routes the networks of other regions, a /48 each, to the device too. They vanish with it.
-    pub async fn route_regions(&self, regions: &[Ipv6Addr]) -> Result<(), TunError> {
-        let links = Links::here()?;
-        for region in regions {
-            links.ensure_route(&region_route(&self.config, *region)).await?;
-        }
-        Ok(())
+    /// The routes of other regions to the device: none yet.
+    pub fn region_routes(&self) -> RegionRoutes {
+        RegionRoutes { config: self.config.clone(), regions: BTreeSet::new() }
     }
 
     /// Name of the interface.
@@ -241,6 +238,34 @@ impl Tun {
     /// Takes away what does not vanish with the device, then the device.
     pub async fn remove(self) -> Result<(), TunError> {
         change_unreachable(self.config.network, Change::Remove).await
+    }
+}
+
+/// The networks of other regions, a /48 each, that are routed to a TUN device too. The routes vanish with it.
+#[derive(Debug)]
+pub struct RegionRoutes {
+    config: TunConfig,
+    regions: BTreeSet<Ipv6Addr>,
+}
+
+impl RegionRoutes {
+    /// Name of the device.
+    pub fn link(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Makes these networks, and no others, those that are routed. After an error it can be called again.
+    pub async fn set(&mut self, regions: &BTreeSet<Ipv6Addr>) -> Result<(), TunError> {
+        let links = Links::here()?;
+        for region in self.regions.difference(regions).copied().collect::<Vec<_>>() {
+            links.remove_route(&region_route(&self.config, region)).await?;
+            self.regions.remove(&region);
+        }
+        for region in regions.difference(&self.regions).copied().collect::<Vec<_>>() {
+            links.ensure_route(&region_route(&self.config, region)).await?;
+            self.regions.insert(region);
+        }
+        Ok(())
     }
 }
 

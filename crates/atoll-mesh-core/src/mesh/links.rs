@@ -149,6 +149,20 @@ impl Mesh {
         self.flush_router(now);
     }
 
+    /// Ends the link with a neighbour that was configured and is no more. The neighbour is told: it forgets the link too,
+    /// unless it is configured to call this node.
+    pub fn close_peer(&mut self, endpoint: SocketAddr, now: Time) {
+        let known = self.links.iter().find(|(_, link)| link.is_at(endpoint));
+        let Some((id, peer)) = known.map(|(id, link)| (*id, link.peer.filter(|_| link.liveness.is_up()))) else {
+            return;
+        };
+        self.send_link(id, &[PAYLOAD_CLOSE], now);
+        if let Some(peer) = peer {
+            self.event(Event::LinkDown { link: id, node: peer.node });
+        }
+        self.drop_link(id, now);
+    }
+
     /// Takes a control frame.
     pub(super) fn handle_link_control(
         &mut self,

@@ -230,6 +230,28 @@ fn forged_beacons_leave_room_for_configured_neighbours() {
 }
 
 #[test]
+fn a_neighbour_that_is_configured_no_more_forgets_the_link_unless_it_calls_itself() {
+    let mut pair = Pair::new();
+    assert_eq!(pair.nodes.each_ref().map(|node| node.link_status().len()), [1, 1]);
+    pair.nodes[0].close_peer(endpoint(1), pair.now);
+    assert!(pair.nodes[0].link_status().is_empty());
+    pair.run(Duration::from_millis(100));
+    assert!(pair.nodes[1].link_status().is_empty(), "it was called, and is told");
+    pair.run(Duration::from_secs(60));
+    assert!(pair.nodes.iter().all(|node| node.link_status().is_empty()), "nobody calls any more");
+
+    let mut pair = Pair::new();
+    pair.nodes[1].add_peer(endpoint(0), Origin::Static, pair.now);
+    pair.run(Duration::from_millis(100));
+    pair.nodes[0].close_peer(endpoint(1), pair.now);
+    pair.run(Duration::from_secs(20));
+    assert!(pair.nodes[1].link_status().iter().any(|link| link.is_up), "it wants the link itself");
+    // Whom nobody knows cannot be forgotten.
+    pair.nodes[0].close_peer(endpoint(7), pair.now);
+    assert!(!pair.nodes[0].link_status().is_empty());
+}
+
+#[test]
 fn the_fast_path_and_the_slow_one_make_the_same_packets() {
     let mut pair = Pair::new();
     let packet = pair.packet(0, 1);

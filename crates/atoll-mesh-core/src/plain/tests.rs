@@ -199,7 +199,11 @@ fn only_what_the_owner_lists_is_learned_and_nothing_of_the_mesh() {
     let mut router = router();
     let all = PlainInterface { accept: vec![prefix("::/0")], ..interface() };
     router.set_interface(LEFT, all, at(0));
-    router.set_other_regions(vec![prefix("fd77::/48")]);
+    meet(&mut router, LEFT, 2, at(0));
+    hears(&mut router, LEFT, 2, &[route("fd77::/56", THEM, 1, 0)], at(0));
+    assert!(table(&router).contains_key(&prefix("fd77::/56")));
+    router.set_other_regions(vec![prefix("fd77::/48")], at(0));
+    assert!(!table(&router).contains_key(&prefix("fd77::/56")), "what was learned before is forgotten");
     let own = network().network();
     let stranger = MeshAddr::of(RegionId([7; 32]), NodeSecret::from_seed([2; 32]).id()).network();
     for (index, text, is_learned) in [

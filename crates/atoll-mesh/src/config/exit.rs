@@ -13,7 +13,7 @@ use super::ConfigError;
 use crate::limits::{EXIT_PREFIXES_MAX, MEMBERS_MAX};
 
 /// A node's part in exits to the Internet.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected the id of a node, or a table with `allow` (and `to`) and nothing else")]
 pub enum ExitConfig {
     /// Packets of this machine to the Internet leave the mesh at this node.
@@ -23,7 +23,7 @@ pub enum ExitConfig {
 }
 
 /// What an exit lets through. Its owner answers for what is done from its addresses.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExitOffer {
     /// For whom.
@@ -34,7 +34,7 @@ pub struct ExitOffer {
 }
 
 /// For whom a node is an exit.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected \"region\", or a list of the ids of nodes")]
 pub enum Allow {
     /// For all whom one word names.

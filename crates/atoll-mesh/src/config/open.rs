@@ -30,8 +30,8 @@ pub(crate) enum Open {
     },
 }
 
-/// Reads a list of entries, or the one word without a list around it.
-pub(super) fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+/// Reads a list of entries, or the one word without a list around it, wherever `open` is written.
+pub fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct Entries;
 
     impl<'de> Visitor<'de> for Entries {

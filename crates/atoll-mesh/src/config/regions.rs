@@ -1,6 +1,9 @@
 //! Other regions, as they are written in the configuration and as they are used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
 
 use atoll_base::{NodeId, RegionId, RegionPrefix};
 use atoll_mesh_core::{
@@ -13,7 +16,7 @@ use super::{Config, ConfigError, Host, Peer};
 use crate::limits::{PEERS_MAX, REGIONS_MAX};
 
 /// Another region that this node recognises. All nodes of a region should recognise the same ones.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegionConfig {
     /// Its full id.
@@ -40,6 +43,13 @@ pub(crate) struct Others {
     pub(crate) ids: Vec<RegionId>,
     /// Border nodes to call, and of which region each is.
     pub(crate) peers: Vec<(Peer, RegionId)>,
+}
+
+impl Others {
+    /// The networks of the regions.
+    pub(crate) fn networks(&self) -> BTreeSet<Ipv6Addr> {
+        self.ids.iter().map(|id| RegionPrefix::of(*id).network()).collect()
+    }
 }
 
 /// Parses the other regions of a node.

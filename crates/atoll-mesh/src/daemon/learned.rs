@@ -92,8 +92,8 @@ impl Daemon {
         let endpoint = stream_endpoint(0, LEARNED_STREAMS_FIRST.saturating_add(number));
         let (sender, target) = watch::channel(remote);
         let Some(node) = self.learned.place(number, endpoint, Some(sender)) else { return };
-        if self.tls.is_none() {
-            let tls = Tls::dialler(&self.config, self.mark, self.news.clone());
+        if let Some(told) = self.told.clone().filter(|_| self.tls.is_none()) {
+            let tls = Tls::dialler(&self.config, self.mark, told);
             self.tls = tls.inspect_err(|error| tracing::warn!(%error, "there can be no links over TLS")).ok();
         }
         let Some(tls) = &self.tls else { return };

@@ -1,13 +1,17 @@
 //! What the daemon makes when it starts, and what it takes away of that when it stops.
 
 use std::{
+    collections::BTreeSet,
     net::Ipv6Addr,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use atoll_base::{MeshAddr, NodeSecret, RegionPrefix};
 use atoll_mesh_core::{Mesh, Settings, Time, Tuning, kem::AwsLcKem, limits::MTU, routing::Federation};
-use atoll_os::tun::{Tun, TunConfig};
+use atoll_os::{
+    firewall::FirewallError,
+    tun::{RegionRoutes, Tun, TunConfig, TunError},
+};
 
 use crate::{
     Config, MeshError,
@@ -37,8 +41,8 @@ pub(super) fn mesh(config: &Config, secret: NodeSecret, exit: Option<&Exit>, fed
     mesh
 }
 
-/// The TUN device, also for the networks of other regions; none if there is to be none.
-pub(super) async fn device(config: &Config, network: MeshAddr, others: &[Ipv6Addr]) -> Result<Option<Tun>, MeshError> {
+/// The TUN device; none if there is to be none.
+pub(super) async fn device(config: &Config, network: MeshAddr) -> Result<Option<Tun>, MeshError> {
     if config.tun == TunMode::None {
         return Ok(None);
     }
@@ -49,29 +53,31 @@ pub(super) async fn device(config: &Config, network: MeshAddr, others: &[Ipv6Add
         network: network.network(),
         region: RegionPrefix::of(config.region).network(),
     });
-    let tun = tun.await?;
-    tun.route_regions(others).await?;
-    Ok(Some(tun))
+    Ok(Some(tun.await?))
 }
 
-/// What there is around the device: the firewall of the own address, and what exits need.
-pub(super) struct Surroundings {
+/// What there is around the device: the routes of other regions, the firewall of the own address, and what exits need.
+pub(crate) struct Surroundings {
+    routes: Option<RegionRoutes>,
+    open: Open,
     guard: Option<Guard>,
     part: Part,
 }
 
 impl Surroundings {
-    /// Makes them for the device `link`, before anything comes out of it; nothing without one.
+    /// Makes them for the device of `routes`, before anything comes out of it; nothing without one.
     pub(super) async fn start(
-        link: Option<&str>,
-        open: Open,
-        exit: Option<&Exit>,
+        routes: Option<RegionRoutes>,
+        (open, exit): (Open, Option<&Exit>),
         network: MeshAddr,
+        others: &BTreeSet<Ipv6Addr>,
     ) -> Result<Self, MeshError> {
-        let Some(link) = link else { return Ok(Self { guard: None, part: Part::None }) };
-        let guard = Guard::start(link, open).await.map_err(MeshError::Firewall)?;
-        match Part::start(exit, link, network.node()).await {
-            Ok(part) => Ok(Self { guard, part }),
+        let Some(mut routes) = routes else { return Ok(Self { routes, open, guard: None, part: Part::None }) };
+        routes.set(others).await?;
+        let link = routes.link().to_owned();
+        let guard = Guard::start(&link, open.clone()).await.map_err(MeshError::Firewall)?;
+        match Part::start(exit, &link, network.node()).await {
+            Ok(part) => Ok(Self { routes: Some(routes), open, guard, part }),
             Err(error) => {
                 if let Some(guard) = guard {
                     guard.stop().await;
@@ -81,8 +87,30 @@ impl Surroundings {
         }
     }
 
+    /// Opens this, and nothing else, of the machine itself. After an error all is as before.
+    pub(crate) async fn set_open(&mut self, open: Open) -> Result<(), FirewallError> {
+        if let Some(routes) = self.routes.as_ref().filter(|_| self.open != open) {
+            self.guard = Guard::start(routes.link(), open.clone()).await?;
+            self.open = open;
+        }
+        Ok(())
+    }
+
+    /// What is open of the machine itself.
+    pub(crate) const fn open(&self) -> &Open {
+        &self.open
+    }
+
+    /// Routes these networks of other regions, and no others, to the device.
+    pub(crate) async fn set_regions(&mut self, others: &BTreeSet<Ipv6Addr>) -> Result<(), TunError> {
+        match &mut self.routes {
+            Some(routes) => routes.set(others).await,
+            None => Ok(()),
+        }
+    }
+
     /// Removes them, after the last packet came out of the device.
-    pub(super) async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.part.stop().await;
         if let Some(guard) = self.guard {
             guard.stop().await;

@@ -24,11 +24,12 @@ impl Daemon {
         match request {
             Request::Snapshot(answer) => drop(answer.send(self.snapshot())),
             Request::Choices(address, answer) => drop(answer.send(self.choices(address))),
-            Request::Members(others, answer) => drop(answer.send(self.set_members(&others))),
+            Request::Members(others, answer) => drop(answer.send(self.set_members(others))),
             Request::Peers(list, answer) => {
                 self.set_learned(&list);
                 let _ = answer.send(());
             }
+            Request::Reload(change, answer) => drop(answer.send(self.reload(*change))),
             Request::Links(address, answer) => {
                 let _ = answer.send(self.mesh.links_to(address));
             }
@@ -179,7 +180,7 @@ impl Daemon {
     fn problems(&mut self, links: &[atoll_mesh_core::LinkStatus]) -> Vec<String> {
         let by_endpoint: BTreeMap<_, _> = links.iter().map(|link| (link.endpoint, link)).collect();
         let mut problems = Vec::new();
-        for peer in &mut self.peers {
+        for peer in self.peers.values_mut() {
             let link = peer.endpoint.and_then(|endpoint| by_endpoint.get(&endpoint));
             if peer.endpoint.is_none() {
                 problems

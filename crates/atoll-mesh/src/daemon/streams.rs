@@ -19,7 +19,6 @@ use tokio_rustls::TlsAcceptor;
 use super::{Daemon, StaticPeer};
 use crate::{
     Config, MeshError,
-    config::Transport,
     limits::{TLS_BATCHES_MAX, TLS_STOP_MAX},
     tls::{News, Shared, TlsError, accept, dial::dial, server_config},
 };
@@ -31,16 +30,16 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// Listens, if the configuration says so; nothing if it neither does that nor there is a peer to call over TLS.
+    /// Listens, if the configuration says so; nothing if it neither does that nor `calls` peers over TLS.
     /// `mark` is that of the links' packets, if there is one.
     pub(super) fn start(
         config: &Config,
-        peers: &[StaticPeer],
+        calls: bool,
         mark: Option<u32>,
         news: mpsc::Sender<News>,
     ) -> Result<Option<Self>, MeshError> {
         let listener = config.listen_tls.map(|listen| accept::listen(listen, mark)).transpose()?;
-        if listener.is_none() && peers.iter().all(|peer| peer.peer.transport != Transport::Tls) {
+        if listener.is_none() && !calls {
             return Ok(None);
         }
         let shared = Shared::new(RegionPrefix::of(config.region), mark, news)?;
@@ -127,10 +126,9 @@ impl Daemon {
     }
 
     /// Calls a static peer over TLS where it was found to be now.
-    pub(super) fn place_tls_peer(&mut self, index: usize, remote: SocketAddr) {
+    pub(super) fn place_tls_peer(&mut self, number: u32, remote: SocketAddr) {
         let now = self.io.now();
-        let Some(StaticPeer { peer, region, endpoint, target, .. }) = self.peers.get_mut(index) else { return };
-        let number = u32::try_from(index).unwrap_or(u32::MAX);
+        let Some(StaticPeer { peer, region, endpoint, target, .. }) = self.peers.get_mut(&number) else { return };
         let own = *endpoint.get_or_insert(stream_endpoint(0, number));
         self.io.streams().call(own, remote);
         if let Some(target) = target {
@@ -150,7 +148,7 @@ impl Daemon {
 
     /// Lets connections send what waits in them, and ends them.
     pub(super) async fn stop_streams(&mut self, news: &mut mpsc::Receiver<News>) {
-        self.tls = None;
+        (self.tls, self.told) = (None, None);
         self.io.streams().stop();
         let all_closed = async {
             while !self.io.streams().is_empty() {

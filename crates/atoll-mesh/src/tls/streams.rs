@@ -144,6 +144,14 @@ impl Streams {
         }
     }
 
+    /// A neighbour is not to be called any more. Its connection ends when what waits in it is written.
+    pub(crate) fn dismiss(&mut self, endpoint: SocketAddr) {
+        self.called.remove(&endpoint);
+        if let Some(stream) = self.streams.get(&endpoint) {
+            stream.outbox.end(End::Written);
+        }
+    }
+
     /// Ends all connections when what waits in them is written; they are known until then.
     pub(crate) fn stop(&self) {
         for stream in self.streams.values() {

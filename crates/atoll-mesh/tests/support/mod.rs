@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use atoll_api::{UnixClient, mesh::MeshStatus};
+use atoll_api::{
+    UnixClient,
+    mesh::{MeshStatus, Reloaded},
+};
 use atoll_base::{MeshAddr, NodeSecret, RegionId};
 use atoll_mesh::{Config, MeshError, TunMode};
 use atoll_os::netns::NetNs;
@@ -147,6 +150,22 @@ impl Place {
 
     /// Starts the daemon, and waits until it answers.
     pub(crate) fn start(&mut self, config: Config) {
+        self.start_with(config, None);
+    }
+
+    /// The same with a configuration file, which the daemon reads again when it is told to.
+    pub(crate) fn start_from_file(&mut self, config: Config) {
+        self.start_with(config, Some(self.file("mesh.toml")));
+    }
+
+    /// Writes that file, and lets the daemon read it; what it says.
+    pub(crate) fn reload(&self, config: &Config) -> Result<Reloaded, String> {
+        fs::write(self.file("mesh.toml"), toml::to_string(config).expect("it can be written")).expect("written");
+        let asked = self.block_on(async || UnixClient::new(self.socket()).post("/v1/reload", &()).await);
+        asked.map_err(|error| error.to_string())
+    }
+
+    fn start_with(&mut self, config: Config, file: Option<PathBuf>) {
         let (stop, stopped) = oneshot::channel();
         let namespace = self.namespace.clone();
         let thread = std::thread::spawn(move || {
@@ -154,9 +173,15 @@ impl Place {
                 let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
                 runtime.block_on(async {
                     let (orderly, shutdown) = oneshot::channel::<()>();
-                    let daemon = atoll_mesh::run(config, async {
+                    let shutdown = async {
                         let _ = shutdown.await;
-                    });
+                    };
+                    let daemon = async {
+                        match file {
+                            Some(file) => atoll_mesh::run_file(config, &file, shutdown).await,
+                            None => atoll_mesh::run(config, shutdown).await,
+                        }
+                    };
                     tokio::pin!(daemon);
                     tokio::select! {
                         result = &mut daemon => return Some(result),

@@ -6,7 +6,7 @@ mod daemon;
 mod deploy;
 pub(crate) mod failure;
 mod logs;
-mod mesh;
+pub(crate) mod mesh;
 mod money;
 pub(crate) mod nodes;
 pub(crate) mod output;

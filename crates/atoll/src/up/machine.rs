@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -67,7 +67,26 @@ fn check_ports(settings: &Settings) -> Result<()> {
     for (key, port) in [("gateway", settings.ports.gateway), ("rpc", settings.ports.rpc)] {
         check_port(key, port, TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop))?;
     }
-    check_port("mesh", settings.ports.mesh, UdpSocket::bind((Ipv6Addr::UNSPECIFIED, settings.ports.mesh)).map(drop))
+    check_port("mesh", settings.ports.mesh, UdpSocket::bind((Ipv6Addr::UNSPECIFIED, settings.ports.mesh)).map(drop))?;
+    for (key, listen) in [("listen_tls", settings.mesh.listen_tls), ("metrics", settings.mesh.metrics)] {
+        if let Some(listen) = listen {
+            check_listener(key, listen, TcpListener::bind(listen).map(drop))?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for what the owner set in `[mesh]`.
+fn check_listener(key: &str, listen: SocketAddr, bound: io::Result<()>) -> Result<()> {
+    let what = match bound.as_ref().map_err(io::Error::kind) {
+        Ok(()) => return Ok(()),
+        Err(io::ErrorKind::AddrInUse) => {
+            format!("port {} on this machine is in use by another program ([mesh] {key})", listen.port())
+        }
+        Err(io::ErrorKind::AddrNotAvailable) => format!("{} is no address of this machine ([mesh] {key})", listen.ip()),
+        Err(_) => return bound.with_context(|| format!("cannot listen on {listen} ([mesh] {key})")),
+    };
+    Err(fail(what, format!("stop that program, or choose another address and port: [mesh] {key} in atoll.toml")))
 }
 
 fn check_port(key: &str, port: u16, bound: io::Result<()>) -> Result<()> {

@@ -7,8 +7,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use atoll_base::{Charter, MeshAddr, NodeId, NodeSecret, RegionId, charter::Validator, schema::Capacity};
+use atoll_mesh::{ConfigError, RegionConfig};
 
-use super::{layout::Layout, settings::Settings};
+use super::{
+    layout::Layout,
+    settings::{Mesh, Settings},
+};
 
 /// Port of consensus, on mesh addresses.
 const CONSENSUS_PORT: u16 = 4871;
@@ -18,6 +22,13 @@ const RPC_MESH_PORT: u16 = 8545;
 const PEER_PORT: u16 = atoll_node::limits::PEER_PORT;
 /// Port of a node's name server, on mesh addresses.
 const DNS_PORT: u16 = atoll_node::limits::DNS_PORT;
+/// TCP ports of the daemons on mesh addresses, and what they are for.
+pub(crate) const MESH_TCP_PORTS: [(&str, u16); 4] = [
+    ("the region's consensus", CONSENSUS_PORT),
+    ("the region's JSON-RPC", RPC_MESH_PORT),
+    ("the node's server for images", PEER_PORT),
+    ("the node's name server", DNS_PORT),
+];
 /// The mesh's interface in every member's network.
 pub(crate) const MESH_INTERFACE: &str = "atoll0";
 /// The interface by which a lab member reaches the bridge.
@@ -123,9 +134,11 @@ impl Plan<'_> {
         self.charter.region_id()
     }
 
-    fn mesh(&self, member: &Member) -> Result<atoll_mesh::Config> {
+    /// The configuration of a member's mesh daemon.
+    pub(crate) fn mesh(&self, member: &Member) -> Result<atoll_mesh::Config> {
         let lab = !self.settings.size.is_single();
-        let mut discovery = self.settings.mesh.discovery.clone();
+        let wishes = self.wishes(member);
+        let mut discovery = wishes.discovery;
         if lab {
             discovery = vec![if member.namespace.is_some() { LAB_INTERFACE } else { LAB_BRIDGE }.to_owned()];
         }
@@ -135,18 +148,44 @@ impl Plan<'_> {
             interface: MESH_INTERFACE.to_owned(),
             tun: atoll_mesh::TunMode::Create,
             listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), self.settings.ports.mesh),
-            listen_tls: None,
-            peers: if member.namespace.is_none() { self.settings.mesh.peers.clone() } else { Vec::new() },
+            listen_tls: wishes.listen_tls,
+            peers: wishes.peers,
             discovery,
             members: member.closed.then(|| self.founders()).transpose()?,
             socket: self.layout.daemon_socket(&member.name, Role::Mesh.name()),
-            babel: if member.namespace.is_none() { self.settings.mesh.babel.clone() } else { Vec::new() },
-            open: open(),
-            exit: None,
-            grant: None,
-            regions: Vec::new(),
-            metrics: None,
+            babel: wishes.babel,
+            open: open(wishes.open),
+            exit: wishes.exit,
+            grant: wishes.grant,
+            regions: wishes.regions,
+            metrics: wishes.metrics,
         })
+    }
+
+    /// What the owner wants of a member's mesh. It is the machine itself that they mean; but what regions are recognised
+    /// has to be the same everywhere, or members in namespaces would have no way to them.
+    fn wishes(&self, member: &Member) -> Mesh {
+        let mesh = &self.settings.mesh;
+        if member.namespace.is_none() {
+            return mesh.clone();
+        }
+        let regions = mesh.regions.iter().map(|region| RegionConfig { peers: Vec::new(), ..region.clone() });
+        Mesh { regions: regions.collect(), ..Mesh::default() }
+    }
+
+    /// Refuses what the mesh of this machine cannot do, before anything starts.
+    pub(crate) fn check_mesh(&self) -> Result<()> {
+        let Some(machine) = members(self.settings).into_iter().find(|member| member.namespace.is_none()) else {
+            return Ok(());
+        };
+        let place = || format!("[mesh] in {} cannot be used", self.layout.settings().display());
+        match self.mesh(&machine)?.validate() {
+            // Of the key the settings say nothing.
+            Err(error @ (ConfigError::ReadKey { .. } | ConfigError::OpenKey { .. } | ConfigError::BadKey { .. })) => {
+                Err(error.into())
+            }
+            result => result.with_context(place),
+        }
     }
 
     /// Who is known before the ledger is: the founding validators, and the members on this machine.
@@ -214,17 +253,23 @@ impl Plan<'_> {
     }
 }
 
-/// What the daemons of one machine offer to others over the mesh; nothing else passes its firewall. It is the same for
-/// each role, because a machine's role may change while its mesh daemon goes on.
-fn open() -> Vec<String> {
-    let tcp = [CONSENSUS_PORT, RPC_MESH_PORT, PEER_PORT, DNS_PORT].map(|port| format!("tcp/{port}"));
-    tcp.into_iter().chain([format!("udp/{DNS_PORT}")]).collect()
+/// What the daemons of one machine offer to others over the mesh, and what its owner opened; nothing else passes its
+/// firewall. The daemons' part is the same for each role, because a machine's role may change while its mesh daemon goes on.
+fn open(more: Vec<String>) -> Vec<String> {
+    if more == ["all"] {
+        return more;
+    }
+    let tcp = MESH_TCP_PORTS.map(|(_, port)| format!("tcp/{port}"));
+    tcp.into_iter().chain([format!("udp/{DNS_PORT}")]).chain(more).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::up::settings::{Ports, Size};
+    use crate::up::{
+        found,
+        settings::{Ports, Size},
+    };
 
     #[test]
     fn one_machine_has_one_member_with_every_role() {
@@ -289,5 +334,76 @@ mod tests {
         assert!(!settings.is_closed(&open));
         settings.mesh.closed = true;
         assert!(settings.is_closed(&open), "a machine may be stricter");
+    }
+
+    const OTHER: RegionId = RegionId([0x5d; 32]);
+
+    fn recognised(more: &str) -> String {
+        let authority = NodeSecret::from_seed([4; 32]).id();
+        format!("[[regions]]\nid = \"{OTHER}\"\nauthority = \"{authority}\"\n{more}\n")
+    }
+
+    /// A founded region whose owner wants this of the mesh, with what its machine and one member in a namespace are told;
+    /// an error if it is refused.
+    fn founded(size: Size, wishes: &str) -> Result<Vec<atoll_mesh::Config>> {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let layout = Layout::find(Some(dir.path()), "home");
+        let mut settings = Settings::new("home", size, Ports::default());
+        let charter = found::found(&layout, &settings).expect("founds");
+        settings.mesh = toml::from_str(wishes).expect("it is well-formed");
+        let capacity = Capacity { cpu_milli: 1, memory_bytes: 1, disk_bytes: 1 };
+        let plan = Plan { layout: &layout, settings: &settings, charter: &charter, capacity };
+        plan.check_mesh()?;
+        let all = members(&settings);
+        // What is written is what the daemon reads.
+        all.iter().map(|member| Ok(toml::from_str(&plan.config(member, Role::Mesh)?)?)).collect()
+    }
+
+    #[test]
+    fn the_machine_itself_does_what_its_owner_wants_of_the_mesh() {
+        let grant = "0".repeat(144);
+        let wishes = format!(
+            "listen_tls = \"[::]:443\"\nopen = [\"tcp/22\"]\nmetrics = \"127.0.0.1:9871\"\ngrant = \"{grant}\"\n\
+             exit = {{ allow = \"region\", to = [\"2001:db8::/32\"] }}\n{}",
+            recognised("peers = [\"udp://192.0.2.7:4870\"]\nprice = 5"),
+        );
+        for size in [Size::default(), Size { validators: 1, nodes: 2 }] {
+            let configs = founded(size, &wishes).expect("it is right");
+            let (machine, others) = configs.split_first().expect("at least one member");
+            assert_eq!(machine.listen_tls.map(|listen| listen.port()), Some(443));
+            assert_eq!(machine.metrics.map(|listen| listen.port()), Some(9871));
+            assert_eq!(machine.grant, Some(grant.clone()));
+            assert!(
+                machine.open.iter().any(|entry| entry == "tcp/22") && machine.open.len() == 6,
+                "{:?}",
+                machine.open
+            );
+            assert!(machine.exit.is_some() && machine.regions[0].peers.len() == 1 && machine.regions[0].price == 5);
+            assert_eq!(others.len(), if size.is_single() { 0 } else { 3 });
+            for other in others {
+                assert!(other.listen_tls.is_none() && other.metrics.is_none() && other.grant.is_none());
+                assert!(other.exit.is_none() && other.open.len() == 5);
+                // They take part in traffic with the other region, and call nobody there.
+                let [region] = other.regions.as_slice() else { panic!("one region: {:?}", other.regions) };
+                assert!(region.id == OTHER && region.peers.is_empty() && region.price == 5);
+            }
+        }
+        assert_eq!(founded(Size::default(), "open = \"all\"").expect("it is right")[0].open, ["all"]);
+    }
+
+    #[test]
+    fn what_the_mesh_cannot_do_is_refused_before_anything_starts() {
+        for (wishes, reason) in [
+            ("open = [\"22\"]".to_owned(), "`open`"),
+            ("open = [\"tcp/22\", \"all\"]".to_owned(), "only entry"),
+            ("exit = { allow = [], to = [\"fd00::/8\"] }".to_owned(), "`exit`"),
+            ("peers = [\"tcp://192.0.2.7:1\"]".to_owned(), "udp://"),
+            ("grant = \"00\"".to_owned(), "144 hexadecimal digits"),
+            (recognised("peers = [\"udp://192.0.2.7:4870\"]"), "set this node's `grant`"),
+            (recognised("") + &recognised(""), "`regions`"),
+        ] {
+            let error = format!("{:#}", founded(Size::default(), &wishes).expect_err(&wishes));
+            assert!(error.contains(reason) && error.contains("[mesh] in") && error.contains("atoll.toml"), "{error}");
+        }
     }
 }

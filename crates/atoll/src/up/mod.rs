@@ -10,6 +10,7 @@ mod machine;
 mod members;
 mod progress;
 mod ready;
+mod reload;
 mod report;
 mod serve;
 pub(crate) mod settings;
@@ -28,6 +29,7 @@ use atoll_api::UnixClient;
 
 use self::{
     layout::Layout,
+    members::Plan,
     settings::{Ports, Settings, Size},
 };
 use crate::cli::failure::fail;
@@ -84,7 +86,10 @@ pub(crate) fn run(args: UpArgs, state: Option<PathBuf>) -> Result<ExitCode> {
     }
     let charter = found::load_charter(&layout)?;
     block_on(async {
-        if !answers(&layout).await {
+        if answers(&layout).await {
+            let capacity = machine::capacity(&layout, &settings)?;
+            reload::mesh(&Plan { layout: &layout, settings: &settings, charter: &charter, capacity }).await?;
+        } else {
             machine::check(&layout, &settings)?;
             start_in_background(&layout)?;
         }
@@ -126,6 +131,9 @@ fn open_or_found(layout: &Layout, args: &UpArgs) -> Result<Settings> {
         found::check_same(layout, &settings, args.name.as_deref())?;
         found::check_rules(layout, &settings)?;
         check_unchanged(layout, &settings, args)?;
+        let charter = found::load_charter(layout)?;
+        let capacity = machine::capacity(layout, &settings)?;
+        Plan { layout, settings: &settings, charter: &charter, capacity }.check_mesh()?;
         return Ok(settings);
     }
     let defaults = (Size::default(), Ports::default());

@@ -151,10 +151,11 @@ fn render(status: &Status) -> String {
         }
     }
     if !status.meshes.is_empty() {
-        text += "\nMESH    ADDRESS                                  PEERS UP  ROUTES\n";
+        text += "\nMESH    ADDRESS                                  PEERS UP  ROUTES  REGIONS\n";
         for (member, mesh) in &status.meshes {
             let up = mesh.peers.iter().filter(|peer| peer.up).count();
-            text += &format!("{member:<7} {:<40} {up:<9} {}\n", mesh.address.to_string(), mesh.routes.len());
+            let (address, routes, regions) = (mesh.address.to_string(), mesh.routes.len(), mesh.regions.len());
+            text += &format!("{member:<7} {address:<40} {up:<9} {routes:<7} {regions}\n");
         }
     }
     if !status.nodes.is_empty() {

@@ -1,6 +1,11 @@
 //! `atoll.toml`: what the owner of this machine wants of the region. Everything has a sane default.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, bail};
 use atoll_base::{
@@ -10,10 +15,10 @@ use atoll_base::{
     published::{self, PublishedLink},
     schema::Capacity,
 };
-use atoll_mesh::BabelConfig;
+use atoll_mesh::{BabelConfig, ExitConfig, RegionConfig};
 use serde::{Deserialize, Serialize};
 
-use super::members::members;
+use super::members::{MESH_TCP_PORTS, members};
 
 /// Most members of one kind in a region on one machine.
 pub(crate) const MEMBERS_MAX: u32 = 32;
@@ -98,8 +103,9 @@ impl Default for Ports {
     }
 }
 
-/// Links beyond this machine. Empty by default: no host is contacted that neither the owner of this machine named nor, on
-/// the ledger, that of the host.
+/// What the machine itself does in the mesh, and its links beyond. Empty by default: no host is contacted that neither
+/// the owner of this machine named nor, on the ledger, that of the host. Each setting is that of the mesh daemon, and is
+/// parsed by it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Mesh {
@@ -123,9 +129,27 @@ pub(crate) struct Mesh {
     /// Resolvers, `address:port`, for names outside the region. Empty: nobody outside is asked, such names are refused.
     #[serde(default)]
     pub(crate) resolvers: Vec<SocketAddr>,
+    /// Where to take links over TLS, `[::]:443`, for those to whom no UDP gets through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) listen_tls: Option<SocketAddr>,
+    /// What others may reach of this machine besides the region's own daemons: `tcp/22`, or `all`.
+    #[serde(default, deserialize_with = "atoll_mesh::read_open", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) open: Vec<String>,
+    /// Where Prometheus may scrape the mesh over TCP, `127.0.0.1:9871`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// By what right this machine speaks for the region to others: it is a border then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) grant: Option<String>,
+    /// Over which node this machine reaches the Internet, or for whom it is an exit itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) exit: Option<ExitConfig>,
     /// Interfaces with ordinary routers that speak Babel.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) babel: Vec<BabelConfig>,
+    /// Other regions that are recognised. All machines of a region should recognise the same ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) regions: Vec<RegionConfig>,
 }
 
 impl Mesh {
@@ -143,7 +167,13 @@ impl Default for Mesh {
             discovery: Vec::new(),
             closed: false,
             resolvers: Vec::new(),
+            listen_tls: None,
+            open: Vec::new(),
+            metrics: None,
+            grant: None,
+            exit: None,
             babel: Vec::new(),
+            regions: Vec::new(),
         }
     }
 }
@@ -202,6 +232,32 @@ impl Settings {
                 bail!("labels.{name}: this machine has no member of that name");
             }
             self.check_labels(name)?;
+        }
+        self.check_tcp_ports()
+    }
+
+    /// Refuses two servers of this machine on one TCP port.
+    fn check_tcp_ports(&self) -> Result<()> {
+        let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
+        let (gateway, rpc) = (self.ports.gateway, self.ports.rpc);
+        let mut servers = vec![
+            ("[ports] gateway", SocketAddr::new(loopback, gateway)),
+            ("[ports] rpc", SocketAddr::new(loopback, rpc)),
+        ];
+        let listeners = [("[mesh] listen_tls", self.mesh.listen_tls), ("[mesh] metrics", self.mesh.metrics)];
+        servers.extend(listeners.into_iter().filter_map(|(key, listen)| Some((key, listen?))));
+        // The gateway is there for both kinds of addresses; and the daemons listen at the mesh address, which any stands
+        // for here.
+        let fixed = [("[ports] gateway", SocketAddr::new(Ipv6Addr::LOCALHOST.into(), gateway))].into_iter();
+        let mesh = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+        let fixed = fixed.chain(MESH_TCP_PORTS.map(|(what, port)| (what, SocketAddr::new(mesh.into(), port))));
+        let fixed: Vec<_> = fixed.collect();
+        for (at, (key, listen)) in servers.iter().enumerate() {
+            let others = servers[..at].iter().chain(&fixed);
+            if let Some((other, _)) = others.into_iter().find(|(other, taken)| other != key && overlap(*listen, *taken))
+            {
+                bail!("{key} and {other} are both TCP port {}: choose another port for {key}", listen.port());
+            }
         }
         Ok(())
     }
@@ -264,6 +320,12 @@ impl Settings {
     }
 }
 
+/// Whether two servers cannot listen at the same time; one on `[::]` takes IPv4 too.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |a: IpAddr, b: IpAddr| a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
+    a.port() == b.port() && (a.ip() == b.ip() || covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,5 +386,67 @@ mod tests {
         settings.size.validators = 1;
         settings.region.name = "Home".into();
         assert!(settings.check().expect_err("upper case").to_string().contains("region.name"));
+    }
+
+    fn mesh_of(text: &str) -> Result<Mesh, String> {
+        let founded = Settings::new("home", Size::default(), Ports::default()).to_text().expect("serialises");
+        let (head, _) = founded.split_once("[mesh]").expect("it is there");
+        let settings: Settings = toml::from_str(&format!("{head}[mesh]\n{text}")).map_err(|error| error.to_string())?;
+        let again: Settings =
+            toml::from_str(&settings.to_text().expect("serialises")).expect("what was written is read");
+        assert_eq!(again, settings);
+        settings.check().map_err(|error| error.to_string())?;
+        Ok(settings.mesh)
+    }
+
+    #[test]
+    fn what_the_mesh_can_do_is_read_and_written() {
+        let id = "5c".repeat(32);
+        let mesh = mesh_of(&format!(
+            "listen_tls = \"[::]:443\"\nopen = \"all\"\nmetrics = \"127.0.0.1:9871\"\ngrant = \"00\"\nexit = \"{id}\"\n\
+             [[mesh.regions]]\nid = \"{id}\"\nauthority = \"{id}\"\npeers = [\"udp://192.0.2.7:4870\"]\nprice = 5"
+        ));
+        let mesh = mesh.expect("it is right");
+        assert_eq!((mesh.open, mesh.grant.as_deref()), (vec!["all".to_owned()], Some("00")));
+        assert!(matches!(mesh.exit, Some(ExitConfig::Use(_))) && mesh.regions[0].price == 5);
+        assert_eq!((mesh.listen_tls.map(|it| it.port()), mesh.metrics.map(|it| it.port())), (Some(443), Some(9871)));
+        let mesh = mesh_of("open = [\"tcp/22\"]\n[mesh.exit]\nallow = \"region\"").expect("it is right");
+        assert!(matches!(mesh.exit, Some(ExitConfig::Offer(_))) && mesh.open == ["tcp/22"]);
+    }
+
+    #[test]
+    fn wrong_words_are_refused_where_they_stand() {
+        for (text, reason) in [
+            ("listen_tls = \"443\"", "listen_tls"),
+            ("exit = true", "the id of a node"),
+            ("[mesh.exit]\nallow = \"everybody\"", "`allow`"),
+            ("open = 22", "the word \"all\""),
+            ("[[mesh.regions]]\nid = \"00\"", "id = \"00\""),
+            ("[[mesh.regions]]\nname = \"there\"", "name"),
+        ] {
+            let error = mesh_of(text).expect_err(text);
+            assert!(error.contains(reason) && error.contains("line "), "{error}");
+        }
+    }
+
+    #[test]
+    fn two_servers_on_one_port_are_refused() {
+        for (text, keys) in [
+            ("listen_tls = \"[::]:8088\"", ["[mesh] listen_tls", "[ports] gateway"]),
+            ("listen_tls = \"0.0.0.0:8545\"", ["[mesh] listen_tls", "[ports] rpc"]),
+            ("listen_tls = \"[::1]:8088\"", ["[mesh] listen_tls", "[ports] gateway"]),
+            ("listen_tls = \"[::]:4871\"", ["[mesh] listen_tls", "consensus"]),
+            ("metrics = \"127.0.0.1:8088\"", ["[mesh] metrics", "[ports] gateway"]),
+            ("listen_tls = \"[::]:443\"\nmetrics = \"127.0.0.1:443\"", ["[mesh] metrics", "[mesh] listen_tls"]),
+        ] {
+            let error = mesh_of(text).expect_err(text);
+            assert!(keys.iter().all(|key| error.contains(key)), "{error}");
+        }
+        for text in ["listen_tls = \"192.0.2.7:8088\"", "listen_tls = \"0.0.0.0:4871\"", "metrics = \"[::1]:8545\""] {
+            mesh_of(text).expect(text);
+        }
+        let mut settings = Settings::new("home", Size::default(), Ports::default());
+        settings.ports.rpc = settings.ports.gateway;
+        assert!(settings.check().expect_err("the same port").to_string().contains("[ports] rpc"));
     }
 }

@@ -4,6 +4,7 @@ mod capture;
 mod grant;
 mod invite;
 mod ping;
+pub(crate) mod reload;
 mod run;
 mod show;
 mod trace;
@@ -47,6 +48,8 @@ pub(crate) enum MeshCommand {
     Capture(capture::CaptureArgs),
     /// Print the line with which another machine joins
     Invite(invite::InviteArgs),
+    /// Let the daemon read its configuration file again, without a restart
+    Reload(reload::ReloadArgs),
     /// Make the key by which this region vouches for its border nodes, and print its public half
     Authority(grant::AuthorityArgs),
     /// Vouch for a border node of this region towards others: print what both sides write into their settings
@@ -76,6 +79,7 @@ pub(crate) fn run(command: &MeshCommand, state: Option<&Path>) -> Result<ExitCod
         MeshCommand::Trace(args) => trace::run(args, state),
         MeshCommand::Capture(args) => capture::run(args, state),
         MeshCommand::Invite(args) => invite::run(args, state),
+        MeshCommand::Reload(args) => reload::run(args, state),
         MeshCommand::Authority(args) => grant::authority(args),
         MeshCommand::Grant(args) => grant::grant(args, state),
     }

@@ -82,7 +82,12 @@ pub(super) fn run(args: &RunArgs, state: Option<&Path>) -> Result<ExitCode> {
     };
     // One thread: a packet that changes hands between two costs more than all that is done with it.
     daemon::runtime(&mut tokio::runtime::Builder::new_current_thread())?
-        .block_on(async { atoll_mesh::run(config, daemon::stop()).await })
+        .block_on(async {
+            match &args.config {
+                Some(file) => atoll_mesh::run_file(config, file, daemon::stop()).await,
+                None => atoll_mesh::run(config, daemon::stop()).await,
+            }
+        })
         .or_fail(|| "the mesh daemon ended", daemon::logs)?;
     Ok(ExitCode::SUCCESS)
 }
