@@ -70,7 +70,7 @@ impl Surroundings {
     ) -> Result<Self, MeshError> {
         let Some(link) = link else { return Ok(Self { guard: None, part: Part::None }) };
         let guard = Guard::start(link, open).await.map_err(MeshError::Firewall)?;
-        match Part::start(exit, link, network.node()).await {
+        match Part::start(exit, link, network).await {
             Ok(part) => Ok(Self { guard, part }),
             Err(error) => {
                 if let Some(guard) = guard {
