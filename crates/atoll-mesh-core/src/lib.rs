@@ -45,6 +45,7 @@ pub mod send_buffer;
 pub mod stream;
 mod time;
 mod timers;
+pub mod translate;
 mod transport;
 pub mod wire;
 

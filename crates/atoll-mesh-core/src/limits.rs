@@ -307,6 +307,15 @@ pub const SEQNO_PAUSE: Duration = Duration::from_millis(50);
 /// How long the feasibility distance of an origin without any route is remembered (RFC 8966 section 3.7.3).
 pub const ORIGIN_KEEP: Duration = Duration::from_secs(180);
 
+/// Guests of an exit that use IPv4 over it; each has an address. Less than the pool has: its first and last are left
+/// out.
+pub const IPV4_GUESTS_MAX: usize = 4094;
+/// An address whose guest did not use it for this long may become another's: as long as a TCP connection may be silent
+/// (RFC 5382 section 5), so that no answer to the one gets to the other.
+pub const IPV4_GUEST_IDLE: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
+/// Local IPv4 networks of an exit.
+pub const IPV4_NETWORKS_MAX: usize = 256;
+
 /// Routers on plain interfaces that are listened to, over all interfaces.
 pub const PLAIN_NEIGHBOURS_MAX: usize = 64;
 /// Routes that are kept of them.
@@ -357,6 +366,7 @@ const _: () = assert!(QUEUE_MEMORY_BYTES_MAX <= 6 * 1024 * 1024);
 const _: () = assert!(PENDING_PER_SOURCE_MAX * 2 <= PENDING_STRANGERS_MAX);
 const _: () = assert!(COOKIE_KEEP.as_secs() <= COOKIE_SECRET_LIFE.as_secs());
 const _: () = assert!(DISCOVERED_LINKS_MAX * 2 <= LINKS_MAX);
+const _: () = assert!(IPV4_GUESTS_MAX + 2 <= 1 << (32 - crate::exit::POOL_BITS));
 const _: () = assert!(MTU >= MTU_MIN);
 const _: () = assert!(TRACE_HOPS_MAX < HOP_LIMIT);
 const _: () = assert!(MTU + crate::wire::data::OVERHEAD_BYTES + 48 <= 1500);

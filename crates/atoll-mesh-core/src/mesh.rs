@@ -46,6 +46,7 @@ use crate::{
     secrets::Secrets,
     time::Time,
     timers::{Timer, Timers},
+    translate::is_to_ipv4,
     wire::{Frame, WireError, handshake::RefuseReason},
 };
 use data::Received;
@@ -396,7 +397,8 @@ impl Mesh {
         self.transmits.pop_front()
     }
 
-    /// The next packet for the TUN device. Call again until it returns nothing, after each `handle_*`.
+    /// The next packet for the TUN device, of IPv6, or of IPv4 if this is an exit. Call again until it returns nothing,
+    /// after each `handle_*`.
     #[must_use]
     pub fn poll_packet(&mut self) -> Option<Vec<u8>> {
         self.packets.pop_front()
@@ -437,6 +439,14 @@ impl Mesh {
     fn queue_transmit(&mut self, to: SocketAddr, data: Vec<u8>) {
         self.counters.tx_datagrams -= 1;
         self.transmit(to, data);
+    }
+
+    /// Tells this machine, or an IPv4 address behind it, of an error.
+    fn deliver_error(&mut self, error: Vec<u8>, now: Time) {
+        let error = if is_to_ipv4(&error) { self.error_to_ipv4(&error, now) } else { Some(error) };
+        if let Some(error) = error {
+            self.deliver(error);
+        }
     }
 
     fn deliver(&mut self, packet: Vec<u8>) {

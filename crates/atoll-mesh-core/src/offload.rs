@@ -21,8 +21,8 @@ const UDP: u8 = 17;
 pub const HEADERS_BYTES_MAX: usize = HEADER_BYTES + TCP_HEADER_BYTES_MAX;
 /// Packets that one super-packet may stand for.
 pub const SEGMENTS_MAX: usize = 64;
-/// Largest IPv6 packet without a jumbo payload, header included.
-const PACKET_BYTES_MAX: usize = HEADER_BYTES + 0xffff;
+/// Largest packet that is made: its payload also fits IPv4, whose length field counts the header of 20 bytes.
+const PACKET_BYTES_MAX: usize = HEADER_BYTES + 0xffff - 20;
 
 const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;

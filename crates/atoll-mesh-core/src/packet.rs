@@ -16,14 +16,21 @@ const ICMP_TOO_BIG: u8 = 2;
 const ICMP_TIME_EXCEEDED: u8 = 3;
 const ICMP_ECHO: u8 = 128;
 const ICMP_ECHO_REPLY: u8 = 129;
-/// Nobody listens there (RFC 4443 section 3.1).
+/// The way there is prohibited (RFC 4443 section 3.1).
+const ICMP_CODE_PROHIBITED: u8 = 1;
+/// Nobody listens there (the same section).
 const ICMP_CODE_PORT: u8 = 4;
 
 /// Source and destination of a well-formed IPv6 packet; nothing if it is not one, or its length lies.
 pub fn addresses(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
+    let payload = usize::from(u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]));
+    ends(packet).filter(|_| packet.len() == HEADER_BYTES + payload)
+}
+
+/// Source and destination of an IPv6 packet of which only the beginning is there.
+pub(crate) fn ends(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
     let header: &[u8; HEADER_BYTES] = packet.first_chunk()?;
-    let payload = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    if header[0] >> 4 != 6 || packet.len() != HEADER_BYTES + payload {
+    if header[0] >> 4 != 6 {
         return None;
     }
     let address = |at: usize| {
@@ -69,6 +76,8 @@ pub(crate) fn flow(packet: &[u8]) -> u16 {
 pub(crate) enum Refusal {
     /// There is no route to its destination (RFC 4443 section 3.1).
     NoRoute,
+    /// Whoever could let it go on does not (the same section).
+    Prohibited,
     /// Nobody listens there (the same section).
     Port,
     /// It is larger than this (section 3.2).
@@ -80,6 +89,7 @@ pub(crate) fn refusal(own: Ipv6Addr, packet: &[u8], why: Refusal) -> Option<Vec<
     let source = who_may_be_told(packet)?;
     let (kind, parameter) = match why {
         Refusal::NoRoute => ((ICMP_UNREACHABLE, 0), 0),
+        Refusal::Prohibited => ((ICMP_UNREACHABLE, ICMP_CODE_PROHIBITED), 0),
         Refusal::Port => ((ICMP_UNREACHABLE, ICMP_CODE_PORT), 0),
         Refusal::TooBig(mtu) => ((ICMP_TOO_BIG, 0), u32::try_from(mtu).unwrap_or(u32::MAX)),
     };

@@ -18,7 +18,7 @@ use atoll_base::{NodeId, RegionId};
 use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Time, beacon::Beacon, stream::is_stream};
 use atoll_os::{
     link::detour::DETOUR_MARK,
-    link_watch::{LinkChange, LinkWatch, interface_of, local_addresses},
+    link_watch::{LinkChange, LinkWatch, interface_of, local_networks},
     tun::Tun,
     udp::set_mark,
 };
@@ -405,13 +405,10 @@ impl Daemon {
             IpAddr::V6(v6) => v6.is_unspecified() || *address == listen,
             IpAddr::V4(v4) => (v4.is_unspecified() && address.is_ipv4()) || *address == listen,
         };
-        let addresses = local_addresses();
-        self.mesh.set_exit_addresses(addresses.iter().filter_map(|address| match address {
-            IpAddr::V6(v6) => Some(*v6),
-            IpAddr::V4(_) => None,
-        }));
-        let endpoints: Vec<_> =
-            addresses.into_iter().filter(is_heard).map(|address| SocketAddr::new(address, port)).collect();
+        let networks = local_networks();
+        self.mesh.set_exit_addresses(&networks);
+        let addresses = networks.into_iter().map(|(address, _)| address);
+        let endpoints: Vec<_> = addresses.filter(is_heard).map(|address| SocketAddr::new(address, port)).collect();
         self.mesh.set_local_endpoints(&endpoints);
     }
 

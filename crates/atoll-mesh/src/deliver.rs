@@ -4,9 +4,13 @@ use std::io::IoSlice;
 
 use atoll_mesh_core::{
     Mesh, Record, Time,
-    offload::{Merger, Transport, complete_checksum, headers},
+    offload::{HEADERS_BYTES_MAX, Merger, Offload, Transport, complete_checksum, headers},
+    translate::{HEADER4_BYTES, SPARE_BYTES, is_to_ipv4},
 };
 use atoll_os::tun::{Segmented, Tun, VnetHeader};
+
+/// The IPv6 header without extensions (RFC 8200).
+const HEADER6_BYTES: usize = 40;
 
 /// Packets that lie in a buffer of received datagrams, in order.
 pub(crate) struct Delivery {
@@ -27,12 +31,12 @@ impl Delivery {
         self.records.push((at, record));
     }
 
-    /// Writes all packets, which lie in `buffer`, and forgets them.
-    pub(crate) fn write(&mut self, buffer: &[u8], tun: &Tun) {
+    /// Writes all packets, which lie in `buffer`, and forgets them. Those to IPv4 addresses become packets of IPv4.
+    pub(crate) fn write(&mut self, buffer: &[u8], tun: &Tun, mesh: &mut Mesh, now: Time) {
         let records = core::mem::take(&mut self.records);
         let mut rest = records.as_slice();
         while let Some((first, followers)) = rest.split_first() {
-            let taken = self.write_row(first, followers, buffer, tun);
+            let taken = self.write_row(first, followers, buffer, (tun, mesh, now));
             rest = &followers[taken..];
         }
         self.records = records;
@@ -58,18 +62,25 @@ impl Delivery {
         (at, record): &(usize, Record),
         followers: &[(usize, Record)],
         buffer: &[u8],
-        tun: &Tun,
+        (tun, mesh, now): (&Tun, &mut Mesh, Time),
     ) -> usize {
         let packet = &buffer[at + record.start..at + record.end];
+        let is_to_ipv4 = is_to_ipv4(packet);
         if !record.flags.partial_checksum {
-            self.write_one(packet, tun);
+            match is_to_ipv4 {
+                false => self.write_one(packet, tun),
+                true => self.write_translated(packet, tun, mesh, now),
+            }
             return 0;
         }
         let Some(mut merger) = Merger::begin(packet) else {
             // No payload, or a transport whose checksum this program cannot place: the kernel gets it complete.
             let mut packet = packet.to_vec();
             complete_checksum(&mut packet);
-            self.write_one(&packet, tun);
+            match is_to_ipv4 {
+                false => self.write_one(&packet, tun),
+                true => self.write_translated(&packet, tun, mesh, now),
+            }
             return 0;
         };
         let first_payload = headers(packet).map_or(packet.len(), |(_, bytes)| bytes);
@@ -91,20 +102,29 @@ impl Delivery {
             taken += 1;
         }
         let (head, transport, offload) = merger.finish();
-        let segmented = match transport {
-            Transport::Tcp => Segmented::Tcp,
-            Transport::Udp => Segmented::Udp,
+        let mut translated = [0; HEADERS_BYTES_MAX];
+        let head = if is_to_ipv4 {
+            let translated = &mut translated[..head.len()];
+            translated.copy_from_slice(head);
+            if !mesh.head_to_ipv4(translated, packet.len(), now) {
+                return taken;
+            }
+            &translated[SPARE_BYTES..]
+        } else {
+            head
         };
-        let vnet = VnetHeader {
-            partial_checksum: Some((40, transport.checksum_at() as u16)),
-            segments: (offload.segment_bytes > 0).then_some((segmented, offload.segment_bytes)),
-            headers_bytes: head.len() as u16,
-        };
-        let vnet = vnet.to_bytes();
+        let vnet = vnet_of(head, transport, offload).to_bytes();
         pieces[0] = IoSlice::new(&vnet);
         pieces[1] = IoSlice::new(head);
         self.put(&pieces, tun);
         taken
+    }
+
+    /// Writes one packet to an IPv4 address, whose checksum is complete, if it can become one of IPv4.
+    fn write_translated(&mut self, packet: &[u8], tun: &Tun, mesh: &mut Mesh, now: Time) {
+        if let Some(translated) = mesh.packet_to_ipv4(packet, now) {
+            self.write_one(&translated, tun);
+        }
     }
 
     fn put(&mut self, pieces: &[IoSlice<'_>], tun: &Tun) {
@@ -112,5 +132,21 @@ impl Delivery {
             self.errors += 1;
             tracing::trace!(%error, "a packet was not written");
         }
+    }
+}
+
+/// What the kernel is told of a packet, or super-packet, with these headers.
+fn vnet_of(head: &[u8], transport: Transport, offload: Offload) -> VnetHeader {
+    let is_ipv4 = head[0] >> 4 == 4;
+    let header_bytes = if is_ipv4 { HEADER4_BYTES } else { HEADER6_BYTES };
+    let segmented = match transport {
+        Transport::Tcp if is_ipv4 => Segmented::Tcp4,
+        Transport::Tcp => Segmented::Tcp,
+        Transport::Udp => Segmented::Udp,
+    };
+    VnetHeader {
+        partial_checksum: Some((header_bytes as u16, transport.checksum_at() as u16)),
+        segments: (offload.segment_bytes > 0).then_some((segmented, offload.segment_bytes)),
+        headers_bytes: head.len() as u16,
     }
 }

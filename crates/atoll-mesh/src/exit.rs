@@ -1,14 +1,21 @@
 //! What the system needs for this node's part in exits: made before the first packet comes out of the mesh, removed in
 //! good order.
 
-use std::net::Ipv6Addr;
-
+use atoll_base::MeshAddr;
+use atoll_mesh_core::{
+    exit::{POOL_BITS, pool_of},
+    limits::MTU,
+    translate::SPARE_BYTES,
+};
 use atoll_os::{
     firewall::{ExitFirewall, FirewallError},
     link::Links,
 };
 
 use crate::{MeshError, config::Exit};
+
+/// Largest IPv4 packet to a guest: as one of IPv6 it fits the link.
+const IPV4_MTU: u32 = (MTU - SPARE_BYTES) as u32;
 
 /// The part that this node has.
 pub(crate) enum Part {
@@ -21,8 +28,9 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    /// Makes what the part needs on `link`, on which this node is `own`, and removes what an earlier process left.
-    pub(crate) async fn start(exit: Option<&Exit>, link: &str, own: Ipv6Addr) -> Result<Self, MeshError> {
+    /// Makes what the part needs on `link`, to which the network `own` of this node belongs, and removes what an earlier
+    /// process left.
+    pub(crate) async fn start(exit: Option<&Exit>, link: &str, own: MeshAddr) -> Result<Self, MeshError> {
         let links = Links::here()?;
         if !matches!(exit, Some(Exit::Use(_))) {
             links.remove_detour().await?;
@@ -37,14 +45,16 @@ impl Part {
         match exit {
             None => Ok(Self::None),
             Some(Exit::Use(_)) => {
-                links.ensure_detour(link, own).await?;
+                links.ensure_detour(link, own.node()).await?;
                 Ok(Self::User)
             }
             Some(Exit::Offer(_)) => {
-                let link = link.to_owned();
-                ExitFirewall { link: link.clone() }.apply().await.map_err(MeshError::Exit)?;
+                let pool = (pool_of(own), POOL_BITS);
+                ExitFirewall { link: link.to_owned(), pool }.apply().await.map_err(MeshError::Exit)?;
                 links.enable_forwarding()?;
-                Ok(Self::Exit(link))
+                links.enable_forwarding_ipv4()?;
+                links.ensure_network_behind(link, pool, IPV4_MTU).await?;
+                Ok(Self::Exit(link.to_owned()))
             }
         }
     }

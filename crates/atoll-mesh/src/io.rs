@@ -16,6 +16,7 @@ use atoll_mesh_core::{
     offload::{Offload, Super, complete_checksum_at},
     send_buffer::SendBuffer,
     stream::{is_stream, next_frame},
+    translate::SPARE_BYTES,
     wire::data::{HEADROOM_BYTES, OVERHEAD_BYTES, RecordFlags},
 };
 use atoll_os::tun::{Tun, VNET_HEADER_BYTES, VnetHeader};
@@ -61,7 +62,7 @@ pub(crate) struct Io {
     /// How many of the buffers are offered to the kernel.
     buffers: usize,
     delivery: Delivery,
-    /// A super-packet of the TUN device.
+    /// A super-packet of the TUN device, behind [`SPARE_BYTES`].
     packet: Box<[u8]>,
     /// A part of it that takes the slow way.
     part: Vec<u8>,
@@ -92,7 +93,7 @@ impl Io {
             received: vec![0; RECEIVE_BUFFERS * SUPER_BYTES_MAX].into_boxed_slice(),
             meta: [RecvMeta::default(); RECEIVE_BUFFERS],
             buffers: RECEIVE_BUFFERS,
-            packet: vec![0; VNET_HEADER_BYTES + SUPER_BYTES_MAX].into_boxed_slice(),
+            packet: vec![0; SPARE_BYTES + VNET_HEADER_BYTES + SUPER_BYTES_MAX].into_boxed_slice(),
             part: Vec::new(),
             row: Row::default(),
             send_buffer: SendBuffer::default(),
@@ -190,7 +191,7 @@ impl Io {
                 }
             }
             match &self.tun {
-                Some(tun) => self.delivery.write(&self.received, tun),
+                Some(tun) => self.delivery.write(&self.received, tun, mesh, now),
                 None => self.delivery.answer(&mut self.received, mesh, now),
             }
             self.flush(mesh);
@@ -266,7 +267,7 @@ impl Io {
         self.sender.send_row(&mut self.row);
         self.note_full(mesh);
         match &self.tun {
-            Some(tun) => self.delivery.write(&bytes, tun),
+            Some(tun) => self.delivery.write(&bytes, tun, mesh, now),
             None => self.delivery.answer(&mut bytes, mesh, now),
         }
         self.flush(mesh);
@@ -282,7 +283,7 @@ impl Io {
         let now = self.now();
         for _ in 0..TUN_READS_MAX {
             let Some(tun) = &self.tun else { break };
-            match tun.try_read(&mut self.packet) {
+            match tun.try_read(&mut self.packet[SPARE_BYTES..]) {
                 Ok(length) => {
                     self.handle_super(mesh, length, now);
                     if self.row.is_most() {
@@ -309,10 +310,18 @@ impl Io {
 
     /// Splits and seals a packet that the device handed over, or gives its parts to the core.
     fn handle_super(&mut self, mesh: &mut Mesh, length: usize, now: Time) {
-        let Some((header, packet)) = self.packet[..length].split_first_chunk_mut::<VNET_HEADER_BYTES>() else {
+        // The header is read before the room before the packet is used, in which it lies.
+        let read = &mut self.packet[..SPARE_BYTES + length];
+        let Some(header) = read[SPARE_BYTES..].first_chunk::<VNET_HEADER_BYTES>().and_then(VnetHeader::parse) else {
             return self.odd_packets += 1;
         };
-        let Some(header) = VnetHeader::parse(header) else { return self.odd_packets += 1 };
+        let (mut packet, mut guest) = (&mut read[SPARE_BYTES + VNET_HEADER_BYTES..], None);
+        if packet.first().is_some_and(|byte| byte >> 4 == 4) {
+            let whole = &mut read[VNET_HEADER_BYTES..];
+            let translated = mesh.packet_to_ipv6(whole, header.partial_checksum.is_some(), now);
+            let Some((network, start)) = translated else { return };
+            (packet, guest) = (&mut whole[start..], Some(network));
+        }
         let whole = match Super::new(packet, offload_of(&header)) {
             Ok(whole) => whole,
             // A transport that this program does not know: its checksum is completed here.
@@ -328,7 +337,11 @@ impl Io {
             }
         };
         let partial_checksum = whole.has_partial_checksum();
-        if let Some(mut sealer) = mesh.sealer(packet, whole.length(0), now) {
+        let sealer = match guest {
+            None => mesh.sealer(packet, whole.length(0), now),
+            Some(guest) => mesh.sealer_to(guest, packet, whole.length(0), now),
+        };
+        if let Some(mut sealer) = sealer {
             for number in 0..whole.count() {
                 let bytes = whole.length(number);
                 let frame = if sealer.is_held() {
@@ -351,7 +364,10 @@ impl Io {
                 self.part.resize(whole.length(number), 0);
                 whole.write(number, &mut self.part);
                 let before = self.tap.as_ref().map(|_| Before::of(mesh));
-                mesh.handle_packet(&self.part, partial_checksum, now);
+                match guest {
+                    None => mesh.handle_packet(&self.part, partial_checksum, now),
+                    Some(guest) => mesh.handle_packet_to(guest, &self.part, partial_checksum, now),
+                }
                 if let (Some(tap), Some(before)) = (&mut self.tap, before) {
                     tap.packet(Way::Out, &self.part, partial_checksum, Some((&before, mesh)));
                 }

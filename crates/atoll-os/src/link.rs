@@ -2,6 +2,7 @@
 
 pub mod detour;
 pub mod learned;
+mod nat64;
 
 use std::{
     fs, io,

@@ -111,6 +111,20 @@ pub fn local_addresses() -> Vec<IpAddr> {
     getifaddrs().into_iter().flatten().filter_map(|entry| ip_of(&entry)).collect()
 }
 
+/// The same, and how many bits of each are its local network.
+pub fn local_networks() -> Vec<(IpAddr, u8)> {
+    let network = |entry: InterfaceAddress| {
+        let address = ip_of(&entry)?;
+        let bits = entry.netmask.and_then(|mask| {
+            let v4 = mask.as_sockaddr_in().map(|v4| u32::from(v4.ip()).count_ones());
+            v4.or(mask.as_sockaddr_in6().map(|v6| u128::from(v6.ip()).count_ones()))
+        });
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        Some((address, bits.and_then(|bits| u8::try_from(bits).ok()).unwrap_or(whole)))
+    };
+    getifaddrs().into_iter().flatten().filter_map(network).collect()
+}
+
 fn ip_of(entry: &InterfaceAddress) -> Option<IpAddr> {
     let storage = entry.address?;
     let v4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));

@@ -1,4 +1,4 @@
-//! The mesh's TUN device: raw IPv6 packets of this machine, with its address and routes.
+//! The mesh's TUN device: raw IPv6 packets of this machine, with its address and routes; at an exit also of IPv4.
 //!
 //! Each packet comes with a [`VnetHeader`]: the device takes part in segmentation and checksum offload, so one read may
 //! give, and one write may take, a super-packet of up to 64 KiB.
@@ -33,6 +33,8 @@ const SUPER_PACKET_BYTES_MAX: u32 = 58_000;
 pub enum Segmented {
     /// TCP over IPv6.
     Tcp,
+    /// TCP over IPv4.
+    Tcp4,
     /// UDP.
     Udp,
 }
@@ -51,6 +53,7 @@ pub struct VnetHeader {
 
 impl VnetHeader {
     const NEEDS_CHECKSUM: u8 = 1;
+    const GSO_TCP4: u8 = 1;
     const GSO_TCP6: u8 = 4;
     const GSO_UDP: u8 = 5;
     const GSO_ECN: u8 = 0x80;
@@ -60,6 +63,7 @@ impl VnetHeader {
         let number = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
         let segments = match bytes[1] & !Self::GSO_ECN {
             0 => None,
+            Self::GSO_TCP4 => Some((Segmented::Tcp4, number(4))),
             Self::GSO_TCP6 => Some((Segmented::Tcp, number(4))),
             Self::GSO_UDP => Some((Segmented::Udp, number(4))),
             _ => return None,
@@ -78,6 +82,7 @@ impl VnetHeader {
         }
         if let Some((transport, segment_bytes)) = self.segments {
             bytes[1] = match transport {
+                Segmented::Tcp4 => Self::GSO_TCP4,
                 Segmented::Tcp => Self::GSO_TCP6,
                 Segmented::Udp => Self::GSO_UDP,
             };

@@ -15,6 +15,8 @@ mod handshake;
 mod invite;
 #[path = "../../../fuzz/checks/punch.rs"]
 mod punch;
+#[path = "../../../fuzz/checks/translate.rs"]
+mod translate;
 
 /// Runs a check over its corpus, and over `random` inputs from a seed: bytes, and altered pieces of the corpus.
 fn replay(name: &str, check: fn(&[u8]), random: usize) {
@@ -56,6 +58,11 @@ fn invites() {
 #[test]
 fn messages_about_direct_links() {
     replay("punch", punch::check, 20_000);
+}
+
+#[test]
+fn packets_between_ipv6_and_ipv4() {
+    replay("translate", translate::check, 20_000);
 }
 
 #[test]

@@ -134,6 +134,14 @@ impl Mesh {
         self.open_path(network, packet, largest, now)
     }
 
+    /// The same for packets that go to a node wherever they come from: see [`Self::packet_to_ipv6`].
+    pub fn sealer_to(&mut self, network: MeshAddr, packet: &[u8], largest: usize, now: Time) -> Option<Sealer<'_>> {
+        if packet::hop_limit(packet) <= TRACE_HOPS_MAX {
+            return None;
+        }
+        self.open_path(network, packet, largest, now)
+    }
+
     /// The same for any packet, allowed or not.
     pub(super) fn open_path(
         &mut self,
@@ -368,6 +376,7 @@ impl Mesh {
         };
         if !self.may_arrive(source, from, to) {
             self.counters.dropped_wrong_address += 1;
+            self.refuse_ipv4(source, packet, now);
             return Received::Done;
         }
         if !packet::copy_ecn(packet, Ecn::of_bits(steering.ecn)) {

@@ -17,6 +17,7 @@ use crate::{
     packet::{self, Refusal},
     time::Time,
     timers::Timer,
+    translate::is_to_ipv4,
     wire::{
         Frame,
         data::{Body, HEADROOM_BYTES, OVERHEAD_BYTES, RECORD_AT, RECORD_MESSAGE, RecordFlags, STEERING_AT, Steering},
@@ -68,6 +69,11 @@ impl Mesh {
         let Some(network) = self.destination(source, target) else {
             return self.counters.dropped_wrong_address += 1;
         };
+        self.handle_packet_to(network, packet, partial_checksum, now);
+    }
+
+    /// The same for a packet that goes to a node wherever it comes from: see [`Self::packet_to_ipv6`].
+    pub fn handle_packet_to(&mut self, network: MeshAddr, packet: &[u8], partial_checksum: bool, now: Time) {
         let Some(route) = self.router.route(network) else {
             self.counters.dropped_no_route += 1;
             return self.refuse(packet, Refusal::NoRoute, now);
@@ -117,7 +123,7 @@ impl Mesh {
         if self.icmp_rate.allow(now)
             && let Some(error) = packet::refusal(self.own_address(), packet, why)
         {
-            self.deliver(error);
+            self.deliver_error(error, now);
         }
     }
 
@@ -156,7 +162,7 @@ impl Mesh {
     pub(super) fn handle_early_datagram(&mut self, from: SocketAddr, mut data: Vec<u8>, now: Time) {
         match self.handle_datagram(from, &mut data, now) {
             Received::Done => {}
-            Received::Packet(record) => self.deliver_record(&mut data, &record),
+            Received::Packet(record) => self.deliver_record(&mut data, &record, now),
             Received::Relay { to, .. } => self.queue_transmit(to, data),
         }
     }
@@ -166,16 +172,19 @@ impl Mesh {
         let steering = frame[STEERING_AT..].first_chunk().and_then(Steering::parse);
         let Some(steering) = steering else { return };
         if let Received::Packet(record) = self.handle_end_to_end(&steering, &mut frame, now) {
-            self.deliver_record(&mut frame, &record);
+            self.deliver_record(&mut frame, &record, now);
         }
     }
 
-    fn deliver_record(&mut self, frame: &mut [u8], record: &Record) {
+    fn deliver_record(&mut self, frame: &mut [u8], record: &Record, now: Time) {
         let packet = &mut frame[record.start..record.end];
         if record.flags.partial_checksum {
             complete_checksum(packet);
         }
-        self.deliver(packet.to_vec());
+        let packet = if is_to_ipv4(packet) { self.packet_to_ipv4(packet, now) } else { Some(packet.to_vec()) };
+        if let Some(packet) = packet {
+            self.deliver(packet);
+        }
     }
 
     pub(super) fn rekey_remote(&mut self, network: MeshAddr, now: Time) {

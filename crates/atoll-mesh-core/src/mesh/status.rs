@@ -74,6 +74,12 @@ counters!(
     dropped_wrong_address,
     /// Packets from the TUN device that are not IPv6.
     dropped_not_ipv6,
+    /// Packets that have no form in IPv4, or in IPv6, to which they were to go over an exit.
+    dropped_untranslatable,
+    /// Fragments of such packets.
+    dropped_fragments,
+    /// Packets to IPv4 addresses while more guests use IPv4 over this exit than it has addresses for.
+    dropped_no_ipv4_address,
     /// Packets above the MTU.
     dropped_too_big,
     /// Datagrams and packets for which a queue was full.

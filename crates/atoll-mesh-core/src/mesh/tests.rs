@@ -1,5 +1,6 @@
 //! Two nodes, one of which lies: what only the inside of a node can send.
 
+mod ipv4;
 mod learned;
 mod streams;
 

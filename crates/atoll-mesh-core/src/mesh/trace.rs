@@ -210,7 +210,9 @@ impl Mesh {
             return self.counters.dropped_forged += 1;
         }
         match note.about {
-            About::Packet(sender, quote) => self.deliver(packet::time_exceeded(relay.node(), sender, &quote)),
+            About::Packet(sender, quote) => {
+                self.deliver_error(packet::time_exceeded(relay.node(), sender, &quote), now);
+            }
             About::Probe(probe) => {
                 let round_trip = now.since(note.sent);
                 self.event(Event::Answered { probe, network: relay, node, is_target: false, round_trip });

@@ -1,11 +1,12 @@
 //! Exits, as they are written in the configuration and as they are used.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use atoll_base::NodeId;
 use atoll_mesh_core::{
     babel::Prefix,
     exit::{Guests, Offer, is_outside},
+    translate::{PREFIX_BITS, embed, is_global},
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,7 @@ pub enum ExitConfig {
 pub struct ExitOffer {
     /// For whom.
     pub allow: Allow,
-    /// Where to, as `2001:db8::/32`; none: to the whole Internet.
+    /// Where to, as `2001:db8::/32` or `198.51.100.0/24`; none: to the whole Internet.
     #[serde(default)]
     pub to: Vec<String>,
 }
@@ -85,8 +86,13 @@ pub(super) fn check(config: &ExitConfig, own: NodeId) -> Result<Exit, ConfigErro
 }
 
 fn prefix(text: &str) -> Result<Prefix, &'static str> {
-    let (address, length) = text.split_once('/').ok_or("the length is missing; write 2001:db8::/32")?;
-    let address: Ipv6Addr = address.parse().map_err(|_| "it is not an IPv6 address")?;
+    let (address, length) =
+        text.split_once('/').ok_or("the length is missing; write 2001:db8::/32 or 198.51.100.0/24")?;
+    let address: IpAddr = address.parse().map_err(|_| "it is not an address")?;
+    let address = match address {
+        IpAddr::V4(address) => return prefix4(address, length),
+        IpAddr::V6(address) => address,
+    };
     let length = length.parse().ok().filter(|length| *length <= 128);
     let prefix = length.and_then(|length| Prefix::new(address, length));
     let prefix = prefix.ok_or("the length is not a number from 3 to 128")?;
@@ -95,6 +101,20 @@ fn prefix(text: &str) -> Result<Prefix, &'static str> {
     }
     if prefix.length() < 3 || !is_outside(address) {
         return Err("an exit leads to addresses within 2000::/3 only");
+    }
+    Ok(prefix)
+}
+
+/// The same of IPv4: as the prefix of the addresses that stand for these.
+fn prefix4(address: Ipv4Addr, length: &str) -> Result<Prefix, &'static str> {
+    let length = length.parse::<u8>().ok().filter(|length| *length <= 32);
+    let length = length.ok_or("the length is not a number from 0 to 32")?;
+    let embedded = embed(address);
+    let prefix = Prefix::new(embedded, PREFIX_BITS + length).filter(|prefix| prefix.address() == embedded);
+    let prefix = prefix.ok_or("there are bits behind its length")?;
+    // Networks that are not of the Internet are no shorter than 8 bits, but for one of 3.
+    if length >= 8 && !is_global(address) {
+        return Err("an exit leads to addresses of the Internet only");
     }
     Ok(prefix)
 }
@@ -127,6 +147,10 @@ mod tests {
         assert_eq!(read(&format!("exit = \"{}\"", id(2))), Ok(Some(Exit::Use(id(2)))));
         let all = Exit::Offer(Offer { guests: Guests::Region, to: Vec::new() });
         assert_eq!(read("[exit]\nallow = \"region\""), Ok(Some(all)));
+        let ipv4 = read("[exit]\nallow = \"region\"\nto = [\"198.51.100.0/24\", \"0.0.0.0/0\"]");
+        let to = [("64:ff9b::c633:6400", 120), ("64:ff9b::", 96)]
+            .map(|(text, bits)| Prefix::new(text.parse().expect("an address"), bits).expect("a prefix"));
+        assert_eq!(ipv4, Ok(Some(Exit::Offer(Offer { guests: Guests::Region, to: to.to_vec() }))));
         let to = Prefix::new("2001:db8::".parse().expect("an address"), 32).expect("a prefix");
         let one = Exit::Offer(Offer { guests: Guests::Nodes(BTreeSet::from([id(2)])), to: vec![to] });
         assert_eq!(read(&format!("[exit]\nallow = [\"{}\"]\nto = [\"2001:db8::/32\"]", id(2))), Ok(Some(one)));
@@ -152,7 +176,13 @@ mod tests {
             ("2001:db8::", "length is missing"),
             ("2001:db8::/129", "from 3 to 128"),
             ("2001:db8::/x", "from 3 to 128"),
-            ("192.0.2.0/24", "not an IPv6 address"),
+            ("example.org/32", "not an address"),
+            ("192.0.2.0", "length is missing"),
+            ("192.0.2.0/33", "from 0 to 32"),
+            ("192.0.2.1/24", "bits behind"),
+            ("10.0.0.0/8", "of the Internet only"),
+            ("192.168.7.0/24", "of the Internet only"),
+            ("240.0.0.0/8", "of the Internet only"),
             ("2001:db8::1/32", "bits behind"),
             ("::/0", "within 2000::/3"),
             ("fd00::/8", "within 2000::/3"),

@@ -76,7 +76,7 @@ impl Surroundings {
         routes.set(others).await?;
         let link = routes.link().to_owned();
         let guard = Guard::start(&link, open.clone()).await.map_err(MeshError::Firewall)?;
-        match Part::start(exit, &link, network.node()).await {
+        match Part::start(exit, &link, network).await {
             Ok(part) => Ok(Self { routes: Some(routes), open, guard, part }),
             Err(error) => {
                 if let Some(guard) = guard {

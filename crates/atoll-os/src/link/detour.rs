@@ -6,7 +6,11 @@
 //! 30001       from an address that is in 2000::/3          the main table
 //! 30002       to 2000::/3                                  the main table, but for its routes of 3 bits or less
 //! 30003       to 2000::/3                                  the table of the detour
+//! 30004       to 64:ff9b::/96                              as 30002
+//! 30005       to 64:ff9b::/96                              the table of the detour
 //! ```
+//!
+//! In 64:ff9b::/96 are the addresses by which IPv4 is reached (RFC 6052).
 //!
 //! So the detour wins over default routes and loses against all narrower ones; who is bound to an address of the
 //! Internet answers from there as ever; and what is forwarded for others is not concerned. Packets of the program that
@@ -32,19 +36,24 @@ const MAIN_TABLE: u32 = 254;
 const PREFERENCE_FIRST: u32 = 30_000;
 const OUTSIDE: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
 const OUTSIDE_BITS: u8 = 3;
+const IPV4: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
+const IPV4_BITS: u8 = 96;
 
 impl Links {
-    /// Sends this machine's packets to 2000::/3 over a link, from this address of it. The routes end with the link.
+    /// Sends this machine's packets to 2000::/3 and 64:ff9b::/96 over a link, from this address of it. The routes end
+    /// with the link.
     pub async fn ensure_detour(&self, link: &str, source: Ipv6Addr) -> Result<(), LinkError> {
         let index = self.require(link).await?;
-        let route = RouteMessageBuilder::<Ipv6Addr>::new()
-            .destination_prefix(OUTSIDE, OUTSIDE_BITS)
-            .output_interface(index)
-            .pref_source(source)
-            .table_id(TABLE)
-            .build();
-        let what = || format!("make the route to the exit over {link}");
-        self.handle.route().add(route).replace().execute().await.map_err(kernel_with(what))?;
+        for (network, bits) in [(OUTSIDE, OUTSIDE_BITS), (IPV4, IPV4_BITS)] {
+            let route = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(network, bits)
+                .output_interface(index)
+                .pref_source(source)
+                .table_id(TABLE)
+                .build();
+            let what = || format!("make the route to the exit over {link}");
+            self.handle.route().add(route).replace().execute().await.map_err(kernel_with(what))?;
+        }
         for rule in rules() {
             let mut request = self.handle.rule().add();
             *request.message_mut() = rule;
@@ -63,27 +72,26 @@ impl Links {
     }
 }
 
-fn rules() -> [RuleMessage; 4] {
-    let outside = RuleAttribute::Destination(OUTSIDE.into());
+fn rules() -> [RuleMessage; 6] {
+    let to = |network: Ipv6Addr| RuleAttribute::Destination(network.into());
+    // Routes narrower than a default route win.
+    let narrow = || RuleAttribute::SuppressPrefixLen(OUTSIDE_BITS.into());
+    let (outside, ipv4) = ((0, OUTSIDE_BITS), (0, IPV4_BITS));
     [
-        rule(0, MAIN_TABLE, vec![RuleAttribute::FwMark(DETOUR_MARK)]),
-        rule(1, MAIN_TABLE, vec![RuleAttribute::Source(OUTSIDE.into())]),
-        rule(2, MAIN_TABLE, vec![outside.clone(), RuleAttribute::SuppressPrefixLen(OUTSIDE_BITS.into())]),
-        rule(3, TABLE, vec![outside]),
+        rule(0, MAIN_TABLE, (0, 0), vec![RuleAttribute::FwMark(DETOUR_MARK)]),
+        rule(1, MAIN_TABLE, (OUTSIDE_BITS, 0), vec![RuleAttribute::Source(OUTSIDE.into())]),
+        rule(2, MAIN_TABLE, outside, vec![to(OUTSIDE), narrow()]),
+        rule(3, TABLE, outside, vec![to(OUTSIDE)]),
+        rule(4, MAIN_TABLE, ipv4, vec![to(IPV4), narrow()]),
+        rule(5, TABLE, ipv4, vec![to(IPV4)]),
     ]
 }
 
-fn rule(number: u32, table: u32, attributes: Vec<RuleAttribute>) -> RuleMessage {
+fn rule(number: u32, table: u32, (source, target): (u8, u8), attributes: Vec<RuleAttribute>) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = AddressFamily::Inet6;
     message.header.action = RuleAction::ToTable;
-    for attribute in &attributes {
-        match attribute {
-            RuleAttribute::Source(_) => message.header.src_len = OUTSIDE_BITS,
-            RuleAttribute::Destination(_) => message.header.dst_len = OUTSIDE_BITS,
-            _ => {}
-        }
-    }
+    (message.header.src_len, message.header.dst_len) = (source, target);
     message.attributes = attributes;
     message.attributes.push(RuleAttribute::Iifname("lo".to_owned()));
     message.attributes.push(RuleAttribute::Priority(PREFERENCE_FIRST + number));
