@@ -298,6 +298,10 @@ pub const REQUEST_EAGER_TRIES: u32 = 20;
 pub const REQUEST_RETRY_EAGER_MAX: Duration = Duration::from_millis(500);
 /// Requests for a newer announcement that would only make a working route better.
 pub const REQUEST_BETTER_TRIES_MAX: u32 = 3;
+/// New members to whom neighbours are asked for the way one by one; with more, they are asked for everything.
+pub const NEW_MEMBERS_ASKED_MAX: usize = 256;
+/// How often they are asked for each.
+pub const WAY_REQUEST_TRIES_MAX: u32 = 8;
 /// A request that was passed on is not passed on again within this time.
 pub const REQUEST_FORWARD_PAUSE: Duration = Duration::from_millis(100);
 /// Neighbours to which a request is passed on that was asked before; the first time it is one.

@@ -14,6 +14,7 @@
 
 mod exchange;
 mod explain;
+mod members;
 mod policy;
 mod requests;
 mod table;
@@ -78,6 +79,7 @@ pub struct Router {
     /// What this node announces itself.
     own: BTreeMap<Target, Arc<Announcement>>,
     federation: Federation,
+    members: members::Members,
     /// Calendar at `started`, in milliseconds.
     calendar_ms: u64,
     started: Time,
@@ -109,6 +111,7 @@ impl Router {
             is_stopped: false,
             own: BTreeMap::new(),
             federation: Federation::default(),
+            members: members::Members::default(),
             calendar_ms,
             started: now,
             neighbours: BTreeMap::new(),
@@ -290,6 +293,7 @@ impl Router {
         if self.expiry.is_some_and(|expiry| expiry <= now) {
             self.expire(now);
         }
+        self.ask_ways(now);
     }
 
     /// When [`Self::handle_timeout`] has something to do.
@@ -301,7 +305,7 @@ impl Router {
             let request = entry.wanted.as_ref().and_then(Wanted::deadline);
             forget.into_iter().chain(request).min()
         });
-        batches.chain(entries).chain(self.expiry).min()
+        batches.chain(entries).chain(self.expiry).chain(self.members.deadline()).min()
     }
 
     fn target_of(&self, network: MeshAddr) -> Target {

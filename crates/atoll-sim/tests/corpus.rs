@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 
+#[path = "../../../fuzz/checks/babel.rs"]
+mod babel;
 #[path = "../../../fuzz/checks/beacon.rs"]
 mod beacon;
 #[path = "../../../fuzz/checks/frames.rs"]
@@ -13,8 +15,16 @@ mod frames;
 mod handshake;
 #[path = "../../../fuzz/checks/invite.rs"]
 mod invite;
+#[path = "../../../fuzz/checks/offload.rs"]
+mod offload;
+#[path = "../../../fuzz/checks/plain.rs"]
+mod plain;
 #[path = "../../../fuzz/checks/punch.rs"]
 mod punch;
+#[path = "../../../fuzz/checks/steering.rs"]
+mod steering;
+#[path = "../../../fuzz/checks/stream.rs"]
+mod stream;
 #[path = "../../../fuzz/checks/translate.rs"]
 mod translate;
 
@@ -73,4 +83,29 @@ fn beacons() {
 #[test]
 fn handshakes_with_an_attacker_between() {
     replay("handshake", handshake::check, 300);
+}
+
+#[test]
+fn frames_of_a_connection() {
+    replay("stream", stream::check, 20_000);
+}
+
+#[test]
+fn packets_that_are_split_and_merged() {
+    replay("offload", offload::check, 20_000);
+}
+
+#[test]
+fn packets_of_routers() {
+    replay("babel", babel::check, 2_000);
+}
+
+#[test]
+fn routers_on_a_plain_interface() {
+    replay("plain", plain::check, 5_000);
+}
+
+#[test]
+fn steering_and_grants() {
+    replay("steering", steering::check, 20_000);
 }

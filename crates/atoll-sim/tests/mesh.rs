@@ -361,3 +361,44 @@ fn a_neighbour_inside_the_mesh_and_oneself_are_no_neighbours() {
     assert!(links.iter().all(|link| !link.is_up) && links.iter().any(|link| link.is_self), "{links:?}");
     assert_eq!(REGION, RegionId([0xab; 32]));
 }
+
+#[test]
+fn a_node_whose_clock_went_years_back_is_reached_from_everywhere_within_seconds() {
+    for seed in 0..12 {
+        let mut world = World::new(seed);
+        graph(&mut world, 10, if seed % 3 == 2 { ROUGH } else { LAN });
+        world.run_for(8 * S);
+        let node = world.random(10);
+        // All have sessions with it, whose keys they keep.
+        for other in (0..10).filter(|other| *other != node) {
+            assert!(world.time_until_reachable(other, node, 10 * S).is_some(), "seed {seed}");
+        }
+        // It crashes, or says goodbye under a number that is greater still; for a moment, or for minutes.
+        if seed % 2 == 0 {
+            world.kill(node);
+        } else {
+            world.stop(node);
+        }
+        let pause = [0, 100, 30_000, 170_000][seed as usize % 4];
+        world.run_for(MS * pause);
+        // Its clock begins in 1970, as that of a machine without a battery.
+        world.set_epoch(node, 0);
+        world.start(node);
+        let start = world.now();
+        let mut slowest = Duration::ZERO;
+        for other in (0..10).filter(|other| *other != node) {
+            for (source, target) in [(other, node), (node, other)] {
+                let waited = world.time_until_reachable(source, target, 30 * S);
+                assert!(waited.is_some(), "seed {seed}: {source} to {target} after {pause} ms");
+                slowest = world.now().since(start);
+                assert_eq!(world.loops(), [], "seed {seed}");
+            }
+        }
+        println!("seed {seed}, away for {pause} ms: reached by all after {slowest:?}");
+        // Neighbours that heard the process before within 10 s take this one for an older twin.
+        let refused = if pause >= 10_000 { Duration::ZERO } else { 10 * S };
+        // Over rough wires each of the eighteen pairs may need several handshakes, one pair after the other.
+        let patience = refused + if seed % 3 == 2 { 20 * S } else { 3 * S };
+        assert!(slowest <= patience, "seed {seed}, away for {pause} ms: {slowest:?}");
+    }
+}

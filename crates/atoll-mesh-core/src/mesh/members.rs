@@ -1,4 +1,4 @@
-//! Closed regions: only members get links and sessions.
+//! Closed regions: only members get links, sessions and routes.
 //!
 //! There is no password to leak: each node checks the identity that a handshake proved against the members that it was
 //! told, which in a region with a ledger are the registered nodes.
@@ -11,9 +11,10 @@ use super::{Link, LinkId, Mesh, Remote};
 use crate::{time::Time, timers::Timer};
 
 impl Mesh {
-    /// Says which nodes of this region may have links and sessions with this one; `None`: all that know the region. Links
-    /// and sessions with others end at once.
+    /// Says which nodes of this region may have links and sessions with this one, and routes here; `None`: all that know
+    /// the region. Those of others end at once.
     pub fn set_members(&mut self, members: Option<BTreeSet<NodeId>>, now: Time) {
+        self.router.set_members(members.clone(), now);
         self.members = members;
         for link in self.links.values_mut() {
             link.channel.end_pause();

@@ -80,7 +80,8 @@ impl Router {
             self.handle_retraction(link, target, now);
             return true;
         };
-        if !is_retraction && !is_plausible(update, &announcement, neighbour) {
+        let is_stranger = matches!(target, Target::Node(_)) && !self.members.has(announcement.node);
+        if is_stranger || !is_retraction && !is_plausible(update, &announcement, neighbour) {
             self.handle_retraction(link, target, now);
             return true;
         }
