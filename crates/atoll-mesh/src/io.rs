@@ -187,7 +187,7 @@ impl Io {
                     && let Some(tun) = &self.tun
                 {
                     // Nothing that comes later fits into the same super-packet, and this lies in the processor's cache.
-                    self.delivery.write(&self.received, tun);
+                    self.delivery.write(&self.received, tun, mesh, now);
                 }
             }
             match &self.tun {

@@ -134,6 +134,11 @@ impl Plan<'_> {
         self.charter.region_id()
     }
 
+    /// All members on this machine.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        members(self.settings, self.settings.is_closed(self.charter))
+    }
+
     /// The configuration of a member's mesh daemon.
     pub(crate) fn mesh(&self, member: &Member) -> Result<atoll_mesh::Config> {
         let lab = !self.settings.size.is_single();
@@ -175,7 +180,7 @@ impl Plan<'_> {
 
     /// Refuses what the mesh of this machine cannot do, before anything starts.
     pub(crate) fn check_mesh(&self) -> Result<()> {
-        let Some(machine) = members(self.settings).into_iter().find(|member| member.namespace.is_none()) else {
+        let Some(machine) = self.members().into_iter().find(|member| member.namespace.is_none()) else {
             return Ok(());
         };
         let place = || format!("[mesh] in {} cannot be used", self.layout.settings().display());
@@ -354,7 +359,7 @@ mod tests {
         let capacity = Capacity { cpu_milli: 1, memory_bytes: 1, disk_bytes: 1 };
         let plan = Plan { layout: &layout, settings: &settings, charter: &charter, capacity };
         plan.check_mesh()?;
-        let all = members(&settings);
+        let all = plan.members();
         // What is written is what the daemon reads.
         all.iter().map(|member| Ok(toml::from_str(&plan.config(member, Role::Mesh)?)?)).collect()
     }

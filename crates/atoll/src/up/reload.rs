@@ -7,13 +7,13 @@ use atoll_api::{ClientError, UnixClient, mesh::Reloaded};
 
 use super::{
     layout::Layout,
-    members::{Member, Plan, Role, members},
+    members::{Member, Plan, Role},
 };
 use crate::cli::{failure::fail, mesh::reload::in_words};
 
 /// Tells each mesh daemon of this machine whose configuration is another than the one that it has.
 pub(super) async fn mesh(plan: &Plan<'_>) -> Result<()> {
-    for member in members(plan.settings) {
+    for member in plan.members() {
         let config = plan.layout.daemon_config(&member.name, Role::Mesh.name());
         let (before, text) = (fs::read_to_string(&config).ok(), plan.config(&member, Role::Mesh)?);
         if before.as_ref() == Some(&text) {
