@@ -122,6 +122,10 @@ pub const SEND_BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Memory of the queue.
 pub const QUEUE_MEMORY_BYTES_MAX: usize =
     QUEUE_DATAGRAMS_MAX * (QUEUE_BUFFER_BYTES + 96) + QUEUE_BYTES_MAX + QUEUE_FLOWS * 128;
+/// Queues among which the flows that wait for one connection are shared out.
+pub const STREAM_QUEUE_FLOWS: usize = 256;
+/// Bytes that wait for all connections that are full, which have equal parts of it, each [`QUEUE_BYTES_MAX`] at most.
+pub const STREAM_QUEUES_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Events that wait to be read.
 pub const EVENTS_MAX: usize = 1024;
 /// Hops that a datagram may take.

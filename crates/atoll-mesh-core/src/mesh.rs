@@ -40,7 +40,7 @@ use crate::{
         HINTS_PER_SECOND_MAX, ICMP_PER_SECOND_MAX, LINKS_MAX, PACKETS_MAX, REFUSAL_EVENTS_PER_SECOND_MAX, REKEY_AFTER,
         REKEY_AFTER_MESSAGES, TRANSMITS_MAX,
     },
-    queue::FairQueue,
+    queue::{FairQueue, QueueCounts},
     rate::RateLimit,
     routing::{Router, RouterSettings},
     secrets::Secrets,
@@ -228,9 +228,14 @@ pub struct Mesh {
     timers: Timers,
     transmits: VecDeque<Transmit>,
     /// Frames that wait because the socket is full, and over which link each came; none: it is of this node.
-    queue: FairQueue<Option<LinkId>>,
+    queue: held::Frames,
     /// Whether frames have to wait there.
     is_holding: bool,
+    /// The same for connections that are full.
+    stream_queues: BTreeMap<SocketAddr, held::Frames>,
+    /// What the queues of connections counted that are gone.
+    queues_gone: QueueCounts,
+    queue_secret: [u8; 16],
     /// The frame that left the queue last.
     leaving: Vec<u8>,
     packets: VecDeque<Vec<u8>>,
@@ -280,6 +285,9 @@ impl Mesh {
             transmits: VecDeque::new(),
             queue: FairQueue::new(&queue_secret),
             is_holding: false,
+            stream_queues: BTreeMap::new(),
+            queues_gone: QueueCounts::default(),
+            queue_secret,
             leaving: Vec::new(),
             packets: VecDeque::new(),
             events: VecDeque::new(),

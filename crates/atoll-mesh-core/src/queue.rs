@@ -21,6 +21,7 @@ use siphasher::sip::SipHasher24;
 use crate::{
     limits::{
         QUEUE_BUFFER_BYTES, QUEUE_BYTES_MAX, QUEUE_DATAGRAMS_MAX, QUEUE_DROPS_MAX, QUEUE_FLOWS, QUEUE_QUANTUM_BYTES,
+        STREAM_QUEUE_FLOWS,
     },
     time::Time,
 };
@@ -63,6 +64,10 @@ pub struct FairQueue<T> {
     bytes: usize,
     datagrams: usize,
     counts: QueueCounts,
+    /// Most bytes that may wait.
+    bytes_max: usize,
+    /// Buffers up to this size are used again.
+    kept_bytes: usize,
 }
 
 struct Slot<T> {
@@ -88,16 +93,35 @@ struct Flow {
 impl<T> FairQueue<T> {
     /// An empty queue. The secret keeps strangers from choosing flows that share a queue with somebody else's.
     pub fn new(secret: &[u8; 16]) -> Self {
+        Self::with_flows(secret, QUEUE_FLOWS, QUEUE_BUFFER_BYTES)
+    }
+
+    /// One of many, which keeps no memory that it does not need now, and tells fewer flows apart.
+    pub fn small(secret: &[u8; 16]) -> Self {
+        Self::with_flows(secret, STREAM_QUEUE_FLOWS, 0)
+    }
+
+    fn with_flows(secret: &[u8; 16], flows: usize, kept_bytes: usize) -> Self {
         Self {
             hasher: SipHasher24::new_with_key(secret),
             slots: Vec::new(),
             free: None,
-            flows: vec![Flow::default(); QUEUE_FLOWS].into_boxed_slice(),
-            new: VecDeque::with_capacity(QUEUE_FLOWS),
-            old: VecDeque::with_capacity(QUEUE_FLOWS),
+            flows: vec![Flow::default(); flows].into_boxed_slice(),
+            new: VecDeque::with_capacity(flows),
+            old: VecDeque::with_capacity(flows),
             bytes: 0,
             datagrams: 0,
             counts: QueueCounts::default(),
+            bytes_max: QUEUE_BYTES_MAX,
+            kept_bytes,
+        }
+    }
+
+    /// Lets at most so many bytes wait, and never more than [`QUEUE_BYTES_MAX`]; what is too much is dropped.
+    pub fn limit(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max.min(QUEUE_BYTES_MAX);
+        while self.bytes > self.bytes_max {
+            self.drop_from_fattest();
         }
     }
 
@@ -105,11 +129,11 @@ impl<T> FairQueue<T> {
     /// much for the queue, it drops something from the flow that holds most.
     pub fn push(&mut self, flow: &[u8], about: T, data: &[u8], can_mark: bool, now: Time) {
         self.counts.pushed += 1;
-        if data.len() > QUEUE_BYTES_MAX {
+        if data.len() > self.bytes_max {
             self.counts.dropped_full += 1;
             return;
         }
-        while self.datagrams >= QUEUE_DATAGRAMS_MAX || self.bytes + data.len() > QUEUE_BYTES_MAX {
+        while self.datagrams >= QUEUE_DATAGRAMS_MAX || self.bytes + data.len() > self.bytes_max {
             self.drop_from_fattest();
         }
         let number = self.flow(flow);
@@ -196,7 +220,7 @@ impl<T> FairQueue<T> {
     fn flow(&self, name: &[u8]) -> u16 {
         let mut hasher = self.hasher;
         hasher.write(name);
-        (hasher.finish() % QUEUE_FLOWS as u64) as u16
+        (hasher.finish() % self.flows.len() as u64) as u16
     }
 
     /// The next datagram of a flow that CoDel lets pass, taken out of the flow; and whether it is to be marked.
@@ -259,7 +283,7 @@ impl<T> FairQueue<T> {
             return index;
         }
         self.slots.push(Slot {
-            data: Vec::with_capacity(QUEUE_BUFFER_BYTES),
+            data: Vec::with_capacity(self.kept_bytes),
             about: None,
             since: Time::ZERO,
             can_mark: false,
@@ -270,9 +294,9 @@ impl<T> FairQueue<T> {
 
     fn release(&mut self, index: u16) {
         let slot = &mut self.slots[usize::from(index)];
-        if slot.data.capacity() > QUEUE_BUFFER_BYTES {
+        if slot.data.capacity() > self.kept_bytes {
             // Of jumbo frames nothing is kept, so that the bound on memory holds.
-            slot.data = Vec::with_capacity(QUEUE_BUFFER_BYTES);
+            slot.data = Vec::with_capacity(self.kept_bytes);
         }
         slot.about = None;
         slot.next = self.free.replace(index);

@@ -15,7 +15,7 @@ use atoll_mesh_core::{
     ecn::Ecn,
     offload::{Offload, Super, complete_checksum_at},
     send_buffer::SendBuffer,
-    stream::{is_stream, next_frame},
+    stream::{LENGTH_BYTES, is_stream, next_frame},
     translate::SPARE_BYTES,
     wire::data::{HEADROOM_BYTES, OVERHEAD_BYTES, RecordFlags},
 };
@@ -46,7 +46,7 @@ pub(crate) enum Ready {
     Udp,
     /// Packets.
     Tun,
-    /// The socket takes datagrams again.
+    /// The socket, or a connection, takes datagrams again.
     Room,
 }
 
@@ -155,6 +155,7 @@ impl Io {
         tokio::select! {
             () = self.sender.readable() => Ok(Ready::Udp),
             () = self.sender.room(), if self.sender.is_full() => Ok(Ready::Room),
+            () = self.sender.streams.taken(), if self.sender.streams.is_holding() => Ok(Ready::Room),
             result = self.packets() => result.map(|()| Ready::Tun),
         }
     }
@@ -292,7 +293,7 @@ impl Io {
                         self.sender.send_row(&mut self.row);
                     }
                     self.note_full(mesh);
-                    if self.sender.streams.is_crowded() {
+                    if self.sender.streams.is_crowded() || self.sender.streams.is_holding() {
                         break;
                     }
                 }
@@ -394,6 +395,9 @@ impl Io {
         if self.held_until.is_some() {
             self.flush_held(mesh);
         }
+        if self.sender.streams.is_holding() {
+            self.flush_streams(mesh);
+        }
         while let Some(packet) = mesh.poll_packet() {
             if let Some(tap) = &mut self.tap {
                 tap.packet(Way::In, &packet, false, None);
@@ -431,8 +435,36 @@ impl Io {
         mesh.hold(self.held_until.is_some());
     }
 
-    /// Lets data wait from now on, if the socket became full.
+    /// Gives connections that were full what waited for them, as far as they take it.
+    fn flush_streams(&mut self, mesh: &mut Mesh) {
+        let now = self.now();
+        for endpoint in self.sender.streams.held() {
+            let Some(mut room) = self.sender.streams.room(endpoint) else {
+                mesh.end_stream(endpoint);
+                let _ = self.sender.streams.handle_refilled(endpoint, 0, now);
+                continue;
+            };
+            while room > 0 {
+                let Some(held) = mesh.poll_held_stream(endpoint, now) else { break };
+                if let Some(tap) = &mut self.tap {
+                    tap.frame_out(DATA, held.data.len(), held.to, false);
+                }
+                room = room.saturating_sub(held.data.len() + LENGTH_BYTES);
+                self.row.extend(&mut self.sender, held.to, held.ecn, held.data.len()).copy_from_slice(held.data);
+            }
+            self.sender.send_row(&mut self.row);
+            self.note_full(mesh);
+            let (left_bytes, _) = mesh.held_stream(endpoint);
+            let is_over = self.sender.streams.handle_refilled(endpoint, left_bytes, now);
+            mesh.hold_stream(endpoint, !is_over);
+        }
+    }
+
+    /// Lets data wait from now on, if the socket or a connection became full.
     fn note_full(&mut self, mesh: &mut Mesh) {
+        while let Some(endpoint) = self.sender.streams.next_full() {
+            mesh.hold_stream(endpoint, true);
+        }
         let Some(taken) = self.sender.next_full() else { return };
         let now = self.now();
         self.held_until = Some(now + HOLD_KEEP);

@@ -91,18 +91,17 @@ pub const TLS_DIAL_PAUSE: Duration = Duration::from_millis(250);
 pub const TLS_DIAL_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Frames that are written together: what one TLS record holds (RFC 8446 section 5.1).
 pub const TLS_CHUNK_BYTES: usize = 16_384;
-/// What the kernel may hold of a connection that it has not sent yet: enough for its next burst, and little to wait for.
+/// Most that the kernel may hold of a connection that it has not sent yet: enough for its next burst, and little to wait
+/// for. On a slow connection it is less.
 pub const TLS_UNSENT_BYTES: u32 = 128 * 1024;
-/// Data that waits for one connection, with the lengths of its frames.
-pub const TLS_QUEUE_BYTES_MAX: usize = 1024 * 1024;
-/// Frames with data that wait for one connection: less than a replay window, because other frames overtake them.
-pub const TLS_QUEUE_FRAMES_MAX: usize = 1536;
-/// Data that waits for all connections.
-pub const TLS_QUEUES_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Data that waited for this long keeps further data out.
-pub const TLS_QUEUE_DELAY_MAX: Duration = Duration::from_millis(100);
-/// More data than this makes the owner of the mesh let the connections write before it reads on.
-pub const TLS_CROWD_BYTES: usize = 128 * 1024;
+/// Data that is ready for one connection before it counts as full and more waits in the core's queue: at first, and at
+/// most. It is fitted to what the connection takes in a few milliseconds.
+pub const TLS_ROOM_BYTES: usize = 128 * 1024;
+/// Data that is ready for one connection, with the lengths of its frames: that, and the rows that were on their way when
+/// it became full.
+pub const TLS_READY_BYTES_MAX: usize = TLS_ROOM_BYTES + 2 * SUPER_BYTES_MAX;
+/// The same for all connections.
+pub const TLS_READY_BYTES_SUM_MAX: usize = 32 * 1024 * 1024;
 /// Frames of links and handshakes that wait for one connection.
 pub const TLS_URGENT_BYTES_MAX: usize = 64 * 1024;
 /// Bytes that are read from a connection before they are handed on.
@@ -146,7 +145,7 @@ pub const PLAIN_STOP_MAX: Duration = Duration::from_secs(5);
 const _: () = assert!(NEIGHBOURS_WANTED < atoll_mesh_core::limits::LEARNED_LINKS_MAX);
 const _: () = assert!(PEERS_MAX <= LEARNED_STREAMS_FIRST as usize);
 const _: () = assert!(TLS_CHUNK_BYTES > atoll_mesh_core::limits::STREAM_FRAME_BYTES_MAX + 2);
-const _: () = assert!(TLS_QUEUE_FRAMES_MAX <= atoll_mesh_core::limits::QUEUE_DATAGRAMS_MAX);
+const _: () = assert!(TLS_CHUNK_BYTES <= TLS_ROOM_BYTES / 2);
 const _: () = assert!(TLS_CONNECTIONS_PER_SOURCE_MAX * 4 <= TLS_CONNECTIONS_MAX);
 /// Traces at the same time.
 pub const TRACES_MAX: usize = 4;

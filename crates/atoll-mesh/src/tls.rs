@@ -23,7 +23,7 @@ mod streams;
 use std::{
     hash::{BuildHasher as _, RandomState},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
 };
 
 use atoll_base::RegionPrefix;
@@ -52,7 +52,7 @@ use crate::{
     limits::{TLS_UNSENT_BYTES, TLS_USER_TIMEOUT},
     send::canonical,
 };
-pub(crate) use outbox::Outbox;
+pub(crate) use outbox::{Load, Outbox};
 pub(crate) use streams::Streams;
 
 /// What a client says that it would speak, as browsers do. Nothing follows from it.
@@ -108,15 +108,15 @@ pub(crate) struct Shared {
     pub(crate) client: Arc<ClientConfig>,
     /// Mark of the packets of connections, if there is one.
     pub(crate) mark: Option<u32>,
-    /// Bytes that wait in all outboxes.
-    pub(crate) waiting: Arc<AtomicUsize>,
+    /// What all outboxes share.
+    pub(crate) load: Arc<Load>,
     hasher: RandomState,
 }
 
 impl Shared {
     pub(crate) fn new(region: RegionPrefix, mark: Option<u32>, news: mpsc::Sender<News>) -> Result<Self, TlsError> {
         let client = Arc::new(client_config()?);
-        Ok(Self { news, region, client, mark, waiting: Arc::default(), hasher: RandomState::new() })
+        Ok(Self { news, region, client, mark, load: Arc::default(), hasher: RandomState::new() })
     }
 
     /// A number for all that one site has: an IPv4 address, an IPv6 /64. Nobody outside can choose it.

@@ -4,9 +4,12 @@ mod support;
 
 use std::{
     collections::VecDeque,
-    io::Write as _,
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::Arc,
+    io::{Read as _, Write as _},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -165,6 +168,107 @@ fn a_port_that_is_taken_is_named() {
         atoll_mesh::run(config, core::future::pending()).await.expect_err("the port is taken").to_string()
     });
     assert!(error.contains("TCP port 443 is in use") && error.contains("listen_tls"), "{error}");
+}
+
+/// Sends over TCP until it is told to stop; how many bytes came out at the other end.
+fn bulk(source: &Place, target: &Place, is_over: &AtomicBool) -> usize {
+    let listen = SocketAddrV6::new(target.address(), 5001, 0, 0);
+    let listener = target.namespace.run(|| TcpListener::bind(listen)).expect("inside").expect("bound");
+    let stream = source.namespace.run(|| TcpStream::connect(listen)).expect("inside");
+    let (mut stream, (mut far, _)) = (stream.expect("connected"), listener.accept().expect("it called"));
+    let reader = std::thread::spawn(move || {
+        let (mut buffer, mut total) = (vec![0; 65_536], 0);
+        while let Ok(bytes @ 1..) = far.read(&mut buffer) {
+            total += bytes;
+        }
+        total
+    });
+    let piece = [7; 16_384];
+    while !is_over.load(Ordering::Relaxed) {
+        stream.write_all(&piece).expect("written");
+    }
+    // What still waits is of no interest.
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
+    drop(stream);
+    reader.join().expect("no panic")
+}
+
+/// Ends a thread also when the test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Round trips of echoes, one each 20 ms, shortest first; one that does not come back within a second counts as that.
+fn round_trips(source: &Place, target: &Place, count: u16) -> Vec<Duration> {
+    let to = (target.address(), ECHO_PORT);
+    let exchange = || -> std::io::Result<Vec<Duration>> {
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let mut trips = Vec::new();
+        for number in 0..count {
+            let (sent, mut buffer) = (Instant::now(), [0; 128]);
+            socket.send_to(&[&number.to_be_bytes()[..], &[7; 98]].concat(), to)?;
+            while socket.recv(&mut buffer).is_ok_and(|bytes| bytes != 100 || buffer[..2] != number.to_be_bytes()) {}
+            trips.push(sent.elapsed());
+            std::thread::sleep(Duration::from_millis(20).saturating_sub(sent.elapsed()));
+        }
+        trips.sort_unstable();
+        Ok(trips)
+    };
+    source.namespace.run(exchange).expect("inside").expect("sent")
+}
+
+#[test]
+fn a_light_flow_passes_bulk_over_a_slow_connection() {
+    let (mut a, mut b) = (Place::new("a", 51), Place::new("b", 52));
+    a.join("eth", "10.7.6.1", &b, "eth", "10.7.6.2");
+    b.start(&[], true);
+    a.start(&["tls://10.7.6.2"], false);
+    wait("there is a way over TLS", || a.hops(&b) == Some(1) && b.hops(&a) == Some(1));
+    a.run("tc qdisc add dev eth root tbf rate 10mbit burst 16kb limit 16mb");
+    let is_over = AtomicBool::new(false);
+    let start = Instant::now();
+    let (bytes, trips) = std::thread::scope(|scope| {
+        let sending = scope.spawn(|| bulk(&a, &b, &is_over));
+        let end = Ends(&is_over);
+        // The first seconds are those in which the sender finds out how much passes.
+        std::thread::sleep(Duration::from_secs(2));
+        let trips = round_trips(&a, &b, 200);
+        drop(end);
+        (sending.join().expect("no panic"), trips)
+    });
+    let rate = bytes as f64 * 8e-6 / start.elapsed().as_secs_f64();
+    println!("TCP, {rate:.1} Mb/s: median {:?}, p99 {:?}, worst {:?}", trips[100], trips[197], trips[199]);
+    assert!(rate > 5.0, "bulk goes on: {rate} Mb/s");
+    assert!(trips[197] < Duration::from_millis(200), "{trips:?}");
+
+    // Ten times what the connection carries, from one that does not listen to anybody.
+    let _sink = b.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 9))).expect("inside").expect("free");
+    let flood = a.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))).expect("inside").expect("free");
+    let (target, is_over) = (b.address(), AtomicBool::new(false));
+    let (trips, bytes) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                for _ in 0..10 {
+                    let _ = flood.send_to(&[7; 1300], (target, 9));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let _end = Ends(&is_over);
+        wait("the queue fills", || a.metric("queue_dropped_full_total") > 0);
+        (round_trips(&a, &b, 200), a.metric("tls_queue_bytes"))
+    });
+    println!("flood: median {:?}, p99 {:?}, worst {:?}; {bytes} bytes wait", trips[100], trips[197], trips[199]);
+    // All that waits would take more than a second.
+    assert!(bytes > 1_000_000 && trips[100] < Duration::from_millis(150), "{trips:?}, {bytes} bytes");
+    assert!(a.metric("queue_dropped_late_total") > 0);
+    assert!(a.status().peers.iter().all(|peer| peer.up), "no link went down");
+    wait("the queue drains", || a.metric("tls_queue_bytes") == 0);
 }
 
 /// A TLS client that has no business here.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use atoll_base::MeshAddr;
 
-use super::{LinkId, Mesh};
+use super::{LinkId, Mesh, held};
 use crate::{
     channel::Opened,
     ecn::Ecn,
@@ -183,7 +183,7 @@ impl Mesh {
             tx_datagrams: &mut self.counters.tx_datagrams,
             to: link.endpoint,
             steering,
-            queue: self.is_holding.then_some(&mut self.queue),
+            queue: held::queue_of(&mut self.stream_queues, &mut self.queue, self.is_holding, link.endpoint),
             now,
         })
     }
@@ -281,10 +281,18 @@ impl Mesh {
         };
         data[STEERING_AT] = hop_limit;
         data[ECN_AT] = data[ECN_AT] & !3 | steering.ecn;
-        if self.is_holding {
-            let can_mark = Ecn::of_bits(steering.ecn).is_capable();
-            self.queue.push(&flow_name(data), Some(from), data, can_mark, now);
-            return None;
+        if self.is_holding || !self.stream_queues.is_empty() {
+            // Without a way there is nothing to wait for.
+            let route = self.router.route(steering.target);
+            let endpoint = route.and_then(|route| self.links.get(&route.link)).map(|link| link.endpoint);
+            let queue = endpoint.and_then(|endpoint| {
+                held::queue_of(&mut self.stream_queues, &mut self.queue, self.is_holding, endpoint)
+            });
+            if let Some(queue) = queue {
+                let can_mark = Ecn::of_bits(steering.ecn).is_capable();
+                queue.push(&flow_name(data), Some(from), data, can_mark, now);
+                return None;
+            }
         }
         self.forward(Some(from), steering.target, data, now)
     }

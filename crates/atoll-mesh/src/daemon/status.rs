@@ -75,7 +75,9 @@ impl Daemon {
         counters.push(("tun_errors", self.io.tun_errors()));
         counters.push(("odd_packets", self.io.odd_packets));
         counters.push(("odd_datagrams", self.io.odd_datagrams));
-        let (connections, waiting) = self.io.streams().load();
+        let (connections, ready) = self.io.streams().load();
+        let held = self.io.streams().held();
+        let waiting = ready + held.into_iter().map(|endpoint| self.mesh.held_stream(endpoint).0).sum::<usize>();
         let (queue_bytes, queue_datagrams) = self.mesh.held();
         let (learned_nodes, learned_ignored) = self.learned.counts();
         let gauges = vec![

@@ -10,6 +10,7 @@ use std::{
 };
 
 use atoll_mesh_core::{limits::STREAM_FRAME_BYTES_MAX, stream::whole_frames};
+use socket2::{SockRef, Socket};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split},
     net::TcpStream,
@@ -18,13 +19,14 @@ use tokio::{
 use tokio_rustls::TlsStream;
 
 use super::{News, Outbox, Shared, outbox::Next};
-use crate::limits::TLS_READ_BYTES;
+use crate::limits::{TLS_READ_BYTES, TLS_UNSENT_BYTES};
 
 type Stream = TlsStream<TcpStream>;
 
 /// Carries frames until the connection ends. Whether it was of use: a link was up over it.
 pub(super) async fn run(stream: Stream, endpoint: SocketAddr, ends: (SocketAddr, IpAddr), shared: &Shared) -> bool {
-    let outbox = Arc::new(Outbox::new(Arc::clone(&shared.waiting)));
+    let outbox = Arc::new(Outbox::new(Arc::clone(&shared.load)));
+    let Ok(socket) = SockRef::from(stream.get_ref().0).try_clone() else { return false };
     let (remote, local) = ends;
     let connected = News::Connected { endpoint, remote, local, outbox: Arc::clone(&outbox) };
     if shared.news.send(connected).await.is_err() {
@@ -33,7 +35,7 @@ pub(super) async fn run(stream: Stream, endpoint: SocketAddr, ends: (SocketAddr,
     let (reader, writer) = split(stream);
     let result = tokio::select! {
         result = read(reader, endpoint, &shared.news) => result,
-        result = write(writer, &outbox) => result,
+        result = write(writer, &socket, &outbox) => result,
         () = outbox.ended() => Ok(()),
     };
     if let Err(error) = result {
@@ -74,11 +76,18 @@ async fn read(mut reader: ReadHalf<Stream>, endpoint: SocketAddr, news: &mpsc::S
     }
 }
 
-/// Writes what waits: each time as much as a TLS record takes, and nothing before that is on its way.
-async fn write(mut writer: WriteHalf<Stream>, outbox: &Outbox) -> io::Result<()> {
+/// Writes what waits: each time as much as a TLS record takes, and nothing before that is on its way. The kernel holds no
+/// more of what it cannot send yet than about as much again as the outbox.
+async fn write(mut writer: WriteHalf<Stream>, socket: &Socket, outbox: &Outbox) -> io::Result<()> {
+    let mut unsent_bytes = TLS_UNSENT_BYTES;
     loop {
         match outbox.next().await {
             Next::Write(bytes) => {
+                let wanted = u32::try_from(outbox.room_max() * 2).unwrap_or(u32::MAX).min(TLS_UNSENT_BYTES);
+                if wanted != unsent_bytes {
+                    socket.set_tcp_notsent_lowat(wanted)?;
+                    unsent_bytes = wanted;
+                }
                 writer.write_all(&bytes).await?;
                 writer.flush().await?;
                 outbox.recycle(bytes);

@@ -6,10 +6,11 @@ use std::{
     sync::Arc,
 };
 
+use atoll_mesh_core::{Time, send_buffer::SendBuffer};
 use tokio::time::Instant;
 
-use super::{Outbox, outbox::End};
-use crate::limits::{TLS_CONNECTIONS_MAX, TLS_CROWD_BYTES, TLS_IDLE_MAX};
+use super::{Load, Outbox, outbox::End};
+use crate::limits::{HOLD_KEEP, TLS_CONNECTIONS_MAX, TLS_IDLE_MAX};
 
 /// All connections, by the endpoint that stands for each.
 #[derive(Debug, Default)]
@@ -19,8 +20,23 @@ pub(crate) struct Streams {
     remotes: BTreeMap<SocketAddr, SocketAddr>,
     /// Endpoints for neighbours that this node calls.
     called: BTreeSet<SocketAddr>,
-    /// More data waits somewhere than should before something else is read.
+    /// A connection should write before something else is read.
     is_crowded: bool,
+    /// Connections that became full and are not held yet.
+    full: Vec<SocketAddr>,
+    /// Connections for which everything goes through a queue.
+    held: BTreeMap<SocketAddr, Hold>,
+    /// What all outboxes share; there since the first connection.
+    load: Option<Arc<Load>>,
+}
+
+/// Since a connection was full.
+#[derive(Debug, Default)]
+struct Hold {
+    /// How much may be ready, from what the connection takes.
+    buffer: SendBuffer,
+    /// Until when the hold lasts, unless it is full again; it was not looked at yet if there is nothing.
+    until: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -61,6 +77,7 @@ impl Streams {
             }
         }
         self.remotes.insert(endpoint, remote);
+        self.load.get_or_insert_with(|| Arc::clone(outbox.load()));
         let stream = Stream { outbox, local, is_up: false, useful: Instant::now() };
         self.streams.insert(endpoint, stream);
     }
@@ -82,9 +99,68 @@ impl Streams {
     /// Sends a row of frames, all of one size but the last, which may be shorter; how many were dropped.
     pub(crate) fn send(&mut self, endpoint: SocketAddr, row: &[u8], frame_bytes: usize) -> usize {
         let Some(stream) = self.streams.get(&endpoint) else { return row.len().div_ceil(frame_bytes.max(1)) };
-        let dropped = stream.outbox.push_row(row, frame_bytes, Instant::now());
-        self.is_crowded |= stream.outbox.bytes() > TLS_CROWD_BYTES;
+        let dropped = stream.outbox.push_row(row, frame_bytes);
+        if stream.outbox.room() == 0 {
+            self.is_crowded = true;
+            if !self.held.contains_key(&endpoint) && !self.full.contains(&endpoint) {
+                self.full.push(endpoint);
+            }
+        }
         dropped
+    }
+
+    /// The next connection that became full; it is held from now on.
+    pub(crate) fn next_full(&mut self) -> Option<SocketAddr> {
+        let endpoint = self.full.pop()?;
+        self.held.insert(endpoint, Hold::default());
+        Some(endpoint)
+    }
+
+    /// Whether a connection is held.
+    pub(crate) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Connections that are held.
+    pub(crate) fn held(&self) -> Vec<SocketAddr> {
+        self.held.keys().copied().collect()
+    }
+
+    /// Waits until one of those for which more waits took something.
+    pub(crate) async fn taken(&self) {
+        match &self.load {
+            Some(load) => load.room.notified().await,
+            None => core::future::pending().await,
+        }
+    }
+
+    /// Bytes that a connection takes until it is full; nothing if there is none.
+    pub(crate) fn room(&self, endpoint: SocketAddr) -> Option<usize> {
+        self.streams.get(&endpoint).map(|stream| stream.outbox.room())
+    }
+
+    /// A connection that is held got what there is room for, and so many bytes are left. Whether the hold is over.
+    pub(crate) fn handle_refilled(&mut self, endpoint: SocketAddr, left_bytes: usize, now: Time) -> bool {
+        let (Some(stream), Some(hold)) = (self.streams.get(&endpoint), self.held.get_mut(&endpoint)) else {
+            self.held.remove(&endpoint);
+            return true;
+        };
+        hold.buffer.handle_taken(stream.outbox.next_taken());
+        if left_bytes > 0 {
+            hold.until = Some(now + HOLD_KEEP);
+            if let Some(bytes) = hold.buffer.handle_full(now) {
+                stream.outbox.set_room_max(bytes);
+            }
+            stream.outbox.want_room();
+            self.is_crowded = true;
+            return false;
+        }
+        hold.buffer.handle_idle();
+        let is_over = now >= *hold.until.get_or_insert(now + HOLD_KEEP);
+        if is_over {
+            self.held.remove(&endpoint);
+        }
+        is_over
     }
 
     /// Whether connections should write now, before anything else is read.
@@ -231,6 +307,26 @@ mod tests {
         assert!(!streams.closed(endpoint, &older) && streams.has(endpoint));
         assert!(streams.closed(endpoint, &newer) && !streams.has(endpoint));
         assert_eq!(streams.send(endpoint, &[8; 300], 100), 3, "nobody is there");
+    }
+
+    #[test]
+    fn a_connection_is_held_from_when_it_is_full_until_it_was_not_for_a_while() {
+        let mut streams = Streams::default();
+        let (endpoint, outbox) = (stream_endpoint(0, 1), outbox());
+        streams.connected(endpoint, ends(), Arc::clone(&outbox));
+        let now = Time::from_micros(1_000_000);
+        assert_eq!(streams.send(endpoint, &[4; 1000], 1000), 0);
+        assert!(streams.next_full().is_none() && !streams.is_crowded());
+        while streams.room(endpoint) > Some(0) {
+            assert_eq!(streams.send(endpoint, &[4; 1000], 1000), 0);
+        }
+        assert_eq!(streams.send(endpoint, &[4; 1000], 1000), 0, "what was on its way still fits");
+        assert_eq!((streams.next_full(), streams.next_full()), (Some(endpoint), None));
+        assert!(streams.is_crowded() && streams.held() == [endpoint]);
+        assert!(!streams.handle_refilled(endpoint, 1, now + HOLD_KEEP), "something is left");
+        assert!(!streams.handle_refilled(endpoint, 0, now + HOLD_KEEP));
+        assert!(streams.handle_refilled(endpoint, 0, now + HOLD_KEEP * 2) && !streams.is_holding());
+        assert!(streams.handle_refilled(stream_endpoint(0, 2), 5, now), "nobody is there");
     }
 
     #[test]

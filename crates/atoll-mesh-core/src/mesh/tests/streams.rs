@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    limits::{LINK_COST, STREAM_COST, STREAM_FRAME_BYTES_MAX},
+    limits::{LINK_COST, QUEUE_BYTES_MAX, STREAM_COST, STREAM_FRAME_BYTES_MAX, STREAM_QUEUES_BYTES_MAX},
     stream::{is_stream, stream_endpoint},
 };
 
@@ -199,4 +199,95 @@ fn a_link_over_datagrams_is_not_moved_to_a_connection() {
     assert!(world.nodes[1].transmits.iter().all(|transmit| transmit.to != stranger));
     world.talk(Duration::from_secs(1));
     assert_eq!(world.link(1, false).endpoint, endpoint(0));
+}
+
+#[test]
+fn data_waits_for_a_full_connection_and_for_no_other() {
+    let mut world = World::new();
+    let held = |world: &mut World, number: u8| {
+        // Another flow with each number.
+        let (source, target) = (world.nodes[0].network.host(5 + u16::from(number)), world.nodes[1].network.host(6));
+        let mut frame = packet(source, target);
+        frame[1] |= Ecn::Capable0.bits() << 4;
+        let (_, is_held, _) = seal(&mut world.nodes[0], &frame, world.now);
+        is_held
+    };
+    world.nodes[0].hold_stream(CALLED, true);
+    assert!(!held(&mut world, 0), "the way over UDP is free");
+    world.nodes[0].hold_stream(endpoint(1), true);
+    assert!(!held(&mut world, 0), "this is no connection");
+    world.nodes[0].hold(true);
+    assert!(held(&mut world, 0));
+    while world.nodes[0].poll_held(world.now).is_some() {}
+    world.nodes[0].hold(false);
+
+    world.udp_passes = false;
+    world.nodes[0].hold_stream(CALLED, false);
+    world.talk(Duration::from_secs(3));
+    assert_eq!(world.uses_stream(), [true, true]);
+    world.nodes[0].hold(true);
+    assert!(!held(&mut world, 0), "a full socket is of no concern");
+    world.nodes[0].hold(false);
+    world.nodes[0].hold_stream(CALLED, true);
+    // A hundred of one flow, then one of another, which passes nearly all of them.
+    assert!((0..100).all(|_| held(&mut world, 0)) && held(&mut world, 1));
+    assert_eq!(world.nodes[0].held_stream(CALLED).1, 101);
+    let (mut came, mut light, mut marks) = (0, None, 0);
+    loop {
+        let World { nodes: [a, b], now, .. } = &mut world;
+        let Some(next) = a.poll_held_stream(CALLED, *now) else { break };
+        assert_eq!(next.to, CALLED);
+        let mut frame = next.data.to_vec();
+        let Received::Packet(record) = b.handle_datagram(World::accepted(1), &mut frame, *now) else {
+            panic!("not opened")
+        };
+        let opened = &frame[record.start..record.end];
+        marks += u32::from(crate::packet::ecn(opened) == Ecn::Congested);
+        if crate::packet::addresses(opened).expect("a packet").0 == a.network.host(6) {
+            light = Some(came);
+        }
+        came += 1;
+        *now = *now + Duration::from_millis(10);
+    }
+    assert_eq!((came, world.nodes[1].counters.dropped_replayed), (101, 0));
+    assert!(light.is_some_and(|before| before < 20), "{light:?}");
+    assert!(marks > 0 && u64::from(marks) == world.nodes[0].counters.queue_marked);
+    assert!(held(&mut world, 0));
+    // What waits for a connection that ends is dropped, and counted.
+    let dropped = world.nodes[0].counters.queue_dropped_full;
+    world.nodes[0].end_stream(CALLED);
+    world.nodes[0].hold_stream(CALLED, false);
+    assert_eq!(world.nodes[0].counters.queue_dropped_full, dropped + 1);
+    assert!(!held(&mut world, 0));
+}
+
+#[test]
+fn what_waits_for_all_connections_together_is_bounded() {
+    let mut world = World::new();
+    world.udp_passes = false;
+    world.talk(Duration::from_secs(3));
+    let a = &mut world.nodes[0];
+    a.hold_stream(CALLED, true);
+    let large = {
+        let mut large = packet(a.network.host(5), world.nodes[1].network.host(6));
+        large.resize(1300, 0);
+        large[4..6].copy_from_slice(&1260_u16.to_be_bytes());
+        large
+    };
+    let a = &mut world.nodes[0];
+    for _ in 0..1000 {
+        assert!(seal(a, &large, world.now).1);
+    }
+    let before = a.held_stream(CALLED).0;
+    assert!(before > 1_300_000 && before <= QUEUE_BYTES_MAX);
+    // Many others fill up too: each has a part.
+    for number in 0..63 {
+        a.hold_stream(stream_endpoint(9, number), true);
+    }
+    let after = a.held_stream(CALLED).0;
+    assert!(after > 0 && after <= STREAM_QUEUES_BYTES_MAX / 64, "{after}");
+    for number in 0..63 {
+        a.hold_stream(stream_endpoint(9, number), false);
+    }
+    assert_eq!(a.stream_queues.len(), 1);
 }
