@@ -55,8 +55,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let metrics = api::listen_metrics(config.metrics).await?;
     let mark = matches!(exit, Some(Exit::Use(_))).then_some(DETOUR_MARK);
     let (udp, is_ipv6) = open_udp(config.listen, mark)?;
-    let borders = others.peers.into_iter().map(|(peer, region)| (peer, Some(region)));
-    let peers: Vec<_> = peers.into_iter().map(|peer| (peer, None)).chain(borders).map(StaticPeer::new).collect();
+    let peers = static_peers(peers, others.peers);
     let (told, mut news) = mpsc::channel(TLS_BATCHES_MAX);
     let tls = Tls::start(&config, &peers, mark, told.clone())?;
     let discovery = Discovery::open(config.discovery.clone())?;
@@ -186,6 +185,12 @@ struct StaticPeer {
     /// Where it is called over TLS, if it is.
     target: Option<watch::Sender<SocketAddr>>,
     silent_since: Instant,
+}
+
+/// Those of this region, and of others.
+fn static_peers(own: Vec<Peer>, borders: Vec<(Peer, RegionId)>) -> Vec<StaticPeer> {
+    let borders = borders.into_iter().map(|(peer, region)| (peer, Some(region)));
+    own.into_iter().map(|peer| (peer, None)).chain(borders).map(StaticPeer::new).collect()
 }
 
 impl StaticPeer {
