@@ -175,9 +175,7 @@ pub async fn run(
         runner = Some(tokio::spawn(made.run(stop)));
     }
     tasks.spawn(serve_mesh(shared.clone(), store.clone(), metrics.clone(), mesh_in));
-    let mesh_socket = |is_used: bool| config.mesh_socket.clone().filter(|_| is_used);
-    tasks.spawn(members::run(mesh_socket(config.closed || checked.charter.is_closed()), shared.verified.clone()));
-    tasks.spawn(peers::run(mesh_socket(config.learn), checked.id, shared.verified.clone()));
+    tell_mesh(&mut tasks, &shared);
     tasks.spawn(follower.run());
     let api = Api { shared, store, fetcher, http, metrics };
     tasks.spawn(async move {
@@ -190,6 +188,14 @@ pub async fn run(
     stop_in.send_replace(true);
     finish(runner, tasks, &checked.config.socket).await;
     Ok(())
+}
+
+/// Tells the mesh daemon what it is to know of the ledger.
+fn tell_mesh(tasks: &mut JoinSet<()>, shared: &Shared) {
+    let Checked { config, charter, id, .. } = &*shared.checked;
+    let socket = |is_used: bool| config.mesh_socket.clone().filter(|_| is_used);
+    tasks.spawn(members::run(socket(config.closed || charter.is_closed()), shared.verified.clone()));
+    tasks.spawn(peers::run(socket(config.learn), *id, shared.verified.clone()));
 }
 
 /// Waits for the workloads' orderly end, then ends everything else.
