@@ -6,11 +6,11 @@ use std::{
     net::{Ipv6Addr, SocketAddrV4},
     path::PathBuf,
     process::Command,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use atoll_base::{MeshAddr, NodeId, NodeSecret, RegionId, RegionPrefix};
+use atoll_base::{MeshAddr, NodeId, RegionId};
 use atoll_e2e::{
     Turn, binary, eventually,
     mesh::{Host, Lab, PORT, Process, topology},
@@ -215,16 +215,18 @@ struct Town<'a> {
     host: &'a Host,
     name: String,
     state: PathBuf,
-    /// Who signs the grants of its border nodes.
-    authority: NodeSecret,
+    /// The key that signs the grants of its border nodes.
+    key: PathBuf,
+    authority: NodeId,
 }
 
 impl<'a> Town<'a> {
     fn found(lab: &'a Lab, number: usize, name: &str) -> Result<Self> {
         let name = format!("{name}{}", std::process::id());
         let (host, state) = (lab.host(number), lab.scratch().join(&name));
-        let authority = NodeSecret::from_seed([u8::try_from(number)?; 32]);
-        let town = Self { host, name, state, authority };
+        let key = lab.scratch().join(format!("{name}.key"));
+        let authority = host.inside(binary(), ["mesh", "authority", &key.display().to_string()])?.trim().parse()?;
+        let town = Self { host, name, state, key, authority };
         town.up()?;
         Ok(town)
     }
@@ -254,15 +256,11 @@ impl<'a> Town<'a> {
         Ok(MeshAddr::of(region, node).node())
     }
 
-    /// What the authority signs for the machine, as `docs/spec/mesh.md` describes it: good for an hour.
+    /// What the authority signs for the machine.
     fn grant(&self) -> Result<String> {
-        let (region, node) = self.ids()?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        let expiry = (u64::try_from(now.as_millis())? + 3_600_000).to_be_bytes();
-        let prefix = RegionPrefix::of(region).network().octets();
-        let message = [&region.0[..], &prefix[..], &[48][..], &node.0[..], &expiry[..]].concat();
-        let signature = self.authority.sign("atoll mesh border grant v1", &message);
-        Ok(expiry.into_iter().chain(signature).map(|byte| format!("{byte:02x}")).collect())
+        let granted = self.atoll(&["mesh", "grant", "--authority", &self.key.display().to_string(), "--json"])?;
+        let granted: Value = serde_json::from_str(&granted)?;
+        Ok(granted["grant"].as_str().context("a grant")?.to_owned())
     }
 
     /// Replaces what the owner wants of the mesh: `head` stands at the beginning of `[mesh]`, `tail` at the end.
@@ -276,7 +274,7 @@ impl<'a> Town<'a> {
     /// Recognises another region, whose border is called, if it is said where that is.
     fn recognise(&self, other: &Town<'_>, call: Option<SocketAddrV4>) -> Result<()> {
         let peers: Vec<_> = call.iter().map(|at| format!("udp://{at}")).collect();
-        let (id, authority) = (other.ids()?.0, other.authority.id());
+        let (id, authority) = (other.ids()?.0, other.authority);
         self.set_mesh(
             &format!("grant = \"{}\"", self.grant()?),
             &format!("[[mesh.regions]]\nid = \"{id}\"\nauthority = \"{authority}\"\npeers = {peers:?}"),
