@@ -269,10 +269,7 @@ impl Daemon {
                 }
                 () = &mut look, if is_looking => {
                     is_looking = false;
-                    // What came in meanwhile shall not wait for it.
-                    self.io.read_datagrams(&mut self.mesh);
-                    self.io.read_packets(&mut self.mesh)?;
-                    self.look_at_carriers();
+                    self.look_at_carriers()?;
                 }
                 Some(change) = self.watch.next() => match change {
                     LinkChange::Lost(index) => self.lose_interface(index),
@@ -362,7 +359,10 @@ impl Daemon {
     }
 
     /// Asks for the carriers while something is sent: the kernel may take a second to tell by itself.
-    fn look_at_carriers(&mut self) {
+    fn look_at_carriers(&mut self) -> Result<(), MeshError> {
+        // What came in meanwhile shall not wait for it.
+        self.io.read_datagrams(&mut self.mesh);
+        self.io.read_packets(&mut self.mesh)?;
         self.sent_before_look = self.io.sends();
         let mut indexes: Vec<_> = self.behind.values().copied().collect();
         indexes.sort_unstable();
@@ -372,6 +372,7 @@ impl Daemon {
                 self.lose_interface(index);
             }
         }
+        Ok(())
     }
 
     /// Notes over which interface a link goes.
