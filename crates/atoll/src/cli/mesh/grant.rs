@@ -158,7 +158,7 @@ fn read(path: &Path) -> Result<NodeSecret> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::super::failure::render, *};
 
     #[test]
     fn a_grant_is_good_for_the_settings_that_it_prints() {
@@ -178,12 +178,13 @@ mod tests {
     fn a_key_that_others_read_or_that_is_none_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.key");
-        assert!(format!("{:#}", read(&path).expect_err("there is none")).contains("atoll mesh authority"));
+        let refusal = || render(&read(&path).expect_err("it is refused"));
+        assert!(refusal().contains("atoll mesh authority"));
         found::write_secret(&path, &NodeSecret::from_seed([7; 32]).to_text()).expect("it is written");
         assert_eq!(read(&path).expect("it is good").id(), NodeSecret::from_seed([7; 32]).id());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("it is opened");
-        assert!(format!("{:#}", read(&path).expect_err("others read it")).contains("chmod 600"));
+        assert!(refusal().contains("chmod 600"));
         found::write_secret(&path, "no key").expect("it is written");
-        assert!(format!("{:#}", read(&path).expect_err("it is none")).contains("not the key"));
+        assert!(refusal().contains("not the key"));
     }
 }
