@@ -104,6 +104,14 @@ pub(crate) async fn propose(chain: &Chain, parent: &Block, view: u64) -> Block {
     chain.propose(parent.clone(), nothing(), proposal(view)).await.expect("a block")
 }
 
+/// Writes a proposed block into the index as a commit does, and stops before the head moves to it.
+pub(crate) fn write_ahead_of_the_head(chain: &Chain, block: &Block) {
+    let executed = Arc::clone(lock(&chain.0.tree).get(&block.hash()).expect("was proposed here"));
+    let mut batch = Batch::default();
+    index::put_block(&mut batch, &executed);
+    chain.0.state.commit(&chain.head().layer, batch).expect("written");
+}
+
 fn balance(chain: &Chain, address: Address) -> U256 {
     chain.head().layer.account(address).expect("readable").unwrap_or_default().balance
 }

@@ -43,11 +43,17 @@ pub(super) struct Full {
 impl Rpc {
     /// The height that a block id means; `None` if there is no such final block.
     pub(super) fn height(&self, id: BlockId) -> Result<Option<u64>, Failure> {
-        let head = self.chain.head().block.number();
-        Ok(match id {
+        let height = match id {
             BlockId::Hash(hash) => self.chain.index().height(&hash.block_hash)?,
-            BlockId::Number(tag) => Some(self.height_of_tag(tag)).filter(|height| *height <= head),
-        })
+            BlockId::Number(tag) => Some(self.height_of_tag(tag)),
+        };
+        Ok(height.filter(|height| self.is_shown(*height)))
+    }
+
+    /// Whether a block is shown: the index has one a moment before the head moves to it, and who sees a receipt must
+    /// also see the balance that belongs to it.
+    fn is_shown(&self, height: u64) -> bool {
+        height <= self.chain.head().block.number()
     }
 
     /// The height that a tag means: everything shown is final, so all newest ones are the same.
@@ -64,6 +70,9 @@ impl Rpc {
     }
 
     pub(super) fn full(&self, height: u64) -> Result<Option<Full>, Failure> {
+        if !self.is_shown(height) {
+            return Ok(None);
+        }
         let (Some(block), Some(outcome)) = (self.chain.index().block(height)?, self.chain.index().outcome(height)?)
         else {
             return Ok(None);

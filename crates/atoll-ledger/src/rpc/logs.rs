@@ -47,7 +47,7 @@ impl Rpc {
         check(filter)?;
         match filter.block_option {
             FilterBlockOption::AtBlockHash(hash) => {
-                let height = self.chain.index().height(&hash)?;
+                let height = self.height(hash.into())?;
                 let height =
                     height.ok_or_else(|| Failure::refused(format!("unknown block: no final block has hash {hash}")))?;
                 self.logs_between(filter, height, height)

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::chain::tests::{Disk, TARGET, key, propose, sign, transfer};
+use crate::chain::tests::{Disk, TARGET, key, propose, sign, transfer, write_ahead_of_the_head};
 
 /// A chain with its server, a client, and a stand-in for consensus.
 struct Solo {
@@ -180,6 +180,26 @@ async fn refusals_are_in_the_form_that_libraries_expect() {
     assert_eq!(solo.ask("eth_getBalance", json!([TARGET, "0x5"])).await, "0x9");
     let (_, message, _) = solo.error("eth_getBalance", json!([TARGET, "0x1"])).await;
     assert!(message.contains("the state of block 1 is no longer kept"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_is_shown_when_the_head_is_there() {
+    use crate::engine::Application as _;
+    let solo = start();
+    solo.driver.abort();
+    let hash = solo.ask("eth_sendRawTransaction", json!([transfer(0, 0, 5)])).await;
+    solo.chain.ready().await;
+    let block = propose(&solo.chain, &solo.chain.head().block, 1).await;
+    write_ahead_of_the_head(&solo.chain, &block);
+
+    let by_hash = json!([{ "blockHash": block.hash() }]);
+    assert_eq!(solo.ask("eth_getTransactionReceipt", json!([hash])).await, Value::Null);
+    assert_eq!(solo.ask("eth_getBlockByHash", json!([block.hash(), false])).await, Value::Null);
+    assert!(solo.error("eth_getLogs", by_hash.clone()).await.1.contains("unknown block"));
+    solo.chain.finalized(block, Some(b"certificate".into())).await;
+    assert_eq!(solo.ask("eth_getTransactionReceipt", json!([hash])).await["status"], "0x1");
+    assert_eq!(solo.ask("eth_getBalance", json!([TARGET, "latest"])).await, "0x5");
+    assert_eq!(solo.ask("eth_getLogs", by_hash).await, json!([]));
 }
 
 fn registration(node: &NodeSecret, region: atoll_base::RegionId) -> alloy_primitives::Bytes {
