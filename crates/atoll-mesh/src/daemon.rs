@@ -17,6 +17,7 @@ use std::{
 use atoll_base::{NodeId, RegionId};
 use atoll_mesh_core::{Event, LinkId, Mesh, Origin, Time, beacon::Beacon, stream::is_stream};
 use atoll_os::{
+    alarm::Alarm,
     link::detour::DETOUR_MARK,
     link_watch::{LinkChange, LinkWatch, interface_of, local_networks},
     tun::Tun,
@@ -237,9 +238,10 @@ impl Daemon {
         self.tell_addresses();
         let [mut tell, mut sweep, mut learn] = [PLAIN_LOOK_INTERVAL, TLS_SWEEP_INTERVAL, LEARNED_INTERVAL].map(every);
         let mut pace = Pace::default();
-        let [beacon, timer, look] = [(); 3].map(|()| sleep_until(Instant::now()));
-        tokio::pin!(shutdown, beacon, timer, look);
-        let (mut is_looking, mut turn) = (false, 0_u32);
+        let beacon = sleep_until(Instant::now());
+        tokio::pin!(shutdown, beacon);
+        let mut alarm = Alarm::new().map_err(MeshError::Timer)?;
+        let (mut look, mut turn) = (None, 0_u32);
         loop {
             turn = turn.wrapping_add(1);
             self.settle();
@@ -247,15 +249,13 @@ impl Daemon {
                 self.io.streams().relieve();
                 tokio::task::yield_now().await;
             }
-            let deadline = self.mesh.poll_timeout().map(|(at, _)| self.io.instant(at));
-            // A timer that fires too early costs less than one that is set with each packet.
-            if let Some(deadline) = deadline.filter(|at| *at < timer.deadline() || timer.is_elapsed()) {
-                timer.as_mut().reset(deadline);
-            }
             // Not at once: what was sent may be answered now.
-            if !is_looking && self.io.sends() != self.sent_before_look {
-                is_looking = true;
-                look.as_mut().reset(Instant::now() + CARRIER_INTERVAL);
+            if look.is_none() && self.io.sends() != self.sent_before_look {
+                look = Some(Instant::now() + CARRIER_INTERVAL);
+            }
+            let deadline = self.mesh.poll_timeout().map(|(at, _)| self.io.instant(at));
+            if let Some(next) = deadline.into_iter().chain(look).min() {
+                alarm.set(next);
             }
             // A packet that comes in finds all the rest not even looked at; but that has its turns, too.
             let is_turn_of_rest = turn.is_multiple_of(REST_TURN);
@@ -263,13 +263,12 @@ impl Daemon {
                 biased;
                 ready = self.io.ready(), if !is_turn_of_rest => self.read(ready?)?,
                 () = &mut shutdown => return Ok(()),
-                () = &mut timer, if deadline.is_some() => {
-                    // What lies unread is older than the timer: it may be the very answer that is waited for.
+                () = alarm.ring() => {
+                    // What lies unread is older than the alarm: it may be the very answer that is waited for.
                     self.io.read_datagrams(&mut self.mesh);
-                }
-                () = &mut look, if is_looking => {
-                    is_looking = false;
-                    self.look_at_carriers()?;
+                    if look.take_if(|at| *at <= Instant::now()).is_some() {
+                        self.look_at_carriers()?;
+                    }
                 }
                 Some(change) = self.watch.next() => match change {
                     LinkChange::Lost(index) => self.lose_interface(index),
@@ -304,7 +303,10 @@ impl Daemon {
     /// Passes on what can be read.
     fn read(&mut self, ready: Ready) -> Result<(), MeshError> {
         match ready {
-            Ready::Udp => self.io.read_datagrams(&mut self.mesh),
+            Ready::Udp => {
+                self.io.read_datagrams(&mut self.mesh);
+                self.io.read_answer(&mut self.mesh)?;
+            }
             Ready::Tun => self.io.read_packets(&mut self.mesh)?,
             // What waits is sent by `settle`.
             Ready::Room => {}
@@ -361,7 +363,6 @@ impl Daemon {
     /// Asks for the carriers while something is sent: the kernel may take a second to tell by itself.
     fn look_at_carriers(&mut self) -> Result<(), MeshError> {
         // What came in meanwhile shall not wait for it.
-        self.io.read_datagrams(&mut self.mesh);
         self.io.read_packets(&mut self.mesh)?;
         self.sent_before_look = self.io.sends();
         let mut indexes: Vec<_> = self.behind.values().copied().collect();

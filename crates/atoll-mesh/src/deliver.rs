@@ -17,13 +17,20 @@ pub(crate) struct Delivery {
     /// Where the datagram of each starts, and what lies in it.
     records: Vec<(usize, Record)>,
     takes_udp_segments: bool,
+    /// Packets and super-packets that were written since [`Self::take_count`].
+    count: usize,
     /// Packets that the kernel did not take.
     pub(crate) errors: u64,
 }
 
 impl Delivery {
     pub(crate) const fn new(takes_udp_segments: bool) -> Self {
-        Self { records: Vec::new(), takes_udp_segments, errors: 0 }
+        Self { records: Vec::new(), takes_udp_segments, count: 0, errors: 0 }
+    }
+
+    /// How many packets and super-packets were written since this was asked last.
+    pub(crate) const fn take_count(&mut self) -> usize {
+        core::mem::replace(&mut self.count, 0)
     }
 
     /// Adds a packet that lies in the datagram that starts at `at`.
@@ -128,6 +135,7 @@ impl Delivery {
     }
 
     fn put(&mut self, pieces: &[IoSlice<'_>], tun: &Tun) {
+        self.count += 1;
         if let Err(error) = tun.try_write(pieces) {
             self.errors += 1;
             tracing::trace!(%error, "a packet was not written");

@@ -67,6 +67,8 @@ pub(crate) struct Io {
     /// A part of it that takes the slow way.
     part: Vec<u8>,
     row: Row,
+    /// Whether there was only one packet to read when there was one last.
+    comes_alone: bool,
     send_buffer: SendBuffer,
     /// Until when everything goes through the queue.
     held_until: Option<Time>,
@@ -96,6 +98,7 @@ impl Io {
             packet: vec![0; SPARE_BYTES + VNET_HEADER_BYTES + SUPER_BYTES_MAX].into_boxed_slice(),
             part: Vec::new(),
             row: Row::default(),
+            comes_alone: true,
             send_buffer: SendBuffer::default(),
             held_until: None,
             tap: None,
@@ -123,7 +126,7 @@ impl Io {
         self.sender.udp().local_addr().map_or(0, |address| address.port())
     }
 
-    /// Rows of datagrams that were sent.
+    /// Rows of data that were sent.
     pub(crate) const fn sends(&self) -> u64 {
         self.sender.sends
     }
@@ -279,19 +282,38 @@ impl Io {
         &mut self.sender.streams
     }
 
-    /// Feeds packets of this machine to the core.
+    /// Feeds packets of this machine to the core, which were heard of.
     pub(crate) fn read_packets(&mut self, mesh: &mut Mesh) -> Result<(), MeshError> {
+        self.read_packets_by(mesh, Tun::try_read)
+    }
+
+    /// Feeds the answer to the core that a packet may have got while it was handed over: a ping has one at once.
+    pub(crate) fn read_answer(&mut self, mesh: &mut Mesh) -> Result<(), MeshError> {
+        if self.delivery.take_count() != 1 {
+            return Ok(());
+        }
+        self.read_packets_by(mesh, Tun::try_read_unasked)
+    }
+
+    fn read_packets_by(
+        &mut self,
+        mesh: &mut Mesh,
+        read: impl Fn(&Tun, &mut [u8]) -> io::Result<usize>,
+    ) -> Result<(), MeshError> {
         let now = self.now();
+        let mut count = 0;
         for _ in 0..TUN_READS_MAX {
             let Some(tun) = &self.tun else { break };
-            match tun.try_read(&mut self.packet[SPARE_BYTES..]) {
+            match read(tun, &mut self.packet[SPARE_BYTES..]) {
                 Ok(length) => {
+                    count += 1;
                     self.handle_super(mesh, length, now);
-                    if self.row.is_most() {
+                    if self.row.is_most() || self.comes_alone {
                         // A super-packet leaves as one row: the far end writes it as one, too, and gets to work while
-                        // the next is sealed.
+                        // the next is sealed. And what comes alone need not wait until it is known to.
                         self.sender.send_row(&mut self.row);
                     }
+                    self.comes_alone &= count == 1;
                     self.note_full(mesh);
                     if self.sender.streams.is_crowded() || self.sender.streams.is_holding() {
                         break;
@@ -302,6 +324,9 @@ impl Io {
                 // EIO: the device was deleted. (One that is down blocks readers, and refuses writes only.)
                 Err(source) => return Err(MeshError::TunLost { name: tun.name().to_owned(), source }),
             }
+        }
+        if count > 0 {
+            self.comes_alone = count == 1;
         }
         self.sender.send_row(&mut self.row);
         self.note_full(mesh);

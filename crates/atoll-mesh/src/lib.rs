@@ -57,6 +57,9 @@ pub enum MeshError {
     /// The system's interfaces cannot be followed.
     #[error(transparent)]
     Links(#[from] LinkError),
+    /// There is no timer.
+    #[error("cannot make a timer: let this program have more open files (`ulimit -n`)")]
+    Timer(#[source] std::io::Error),
     /// The UDP port is taken.
     #[error("UDP port {0} is in use by another program: stop that program, or set another port in `listen`", .listen.port())]
     PortInUse {

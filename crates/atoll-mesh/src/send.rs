@@ -24,7 +24,7 @@ pub(crate) struct Sender {
     state: UdpSocketState,
     /// Whether the socket is an IPv6 one, which sees IPv4 addresses in their mapped form.
     is_ipv6: bool,
-    /// Rows of datagrams given to the kernel.
+    /// Rows of data that were to be sent.
     pub(crate) sends: u64,
     /// Datagrams that the kernel did not take, and frames that a connection did not.
     pub(crate) errors: u64,
@@ -91,10 +91,14 @@ impl Sender {
         refused
     }
 
-    /// Sends a row. What the socket does not take waits, and is the first to go when it takes more.
+    /// Sends a row of data. What the socket does not take waits, and is the first to go when it takes more.
     pub(crate) fn send(&mut self, shape: Shape, row: &[u8]) {
+        self.sends += 1;
+        self.send_any(shape, row);
+    }
+
+    fn send_any(&mut self, shape: Shape, row: &[u8]) {
         if is_stream(shape.to.ip()) {
-            self.sends += 1;
             self.errors += self.streams.send(shape.to, row, shape.datagram_bytes) as u64;
             return;
         }
@@ -107,7 +111,7 @@ impl Sender {
     /// Sends a datagram of the core's own. One that must not travel far does not wait.
     pub(crate) fn send_one(&mut self, transmit: &atoll_mesh_core::Transmit) {
         let shape = Shape { to: transmit.to, ecn: Ecn::NotCapable, datagram_bytes: transmit.data.len() };
-        let Some(hops) = transmit.hops_max else { return self.send(shape, &transmit.data) };
+        let Some(hops) = transmit.hops_max else { return self.send_any(shape, &transmit.data) };
         atoll_os::udp::set_hops(self.udp.get_ref(), Some(hops));
         if !self.stuck.is_empty() || self.send_some(shape, &transmit.data) == 0 {
             self.errors += 1;
@@ -156,7 +160,6 @@ impl Sender {
         let mut done = 0;
         for contents in row.chunks(per_call.max(1)) {
             let segment_size = (contents.len() > datagram_bytes).then_some(datagram_bytes);
-            self.sends += 1;
             let ecn = EcnCodepoint::from_bits(ecn.bits());
             let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: None };
             let mut sent = self.try_send(&transmit);

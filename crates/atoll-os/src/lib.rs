@@ -21,6 +21,7 @@
 #![allow(unsafe_code)] // system calls for which nix has no safe wrapper; each block says why it is sound
 
 pub mod addresses;
+pub mod alarm;
 pub mod cgroup;
 pub mod disk;
 mod exec;

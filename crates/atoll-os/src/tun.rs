@@ -234,6 +234,11 @@ impl Tun {
         self.fd.try_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd.as_fd(), buffer)?))
     }
 
+    /// The same when nothing was heard of the device: there may be a packet of which the runtime will hear only later.
+    pub fn try_read_unasked(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(nix::unistd::read(self.fd.get_ref().as_fd(), buffer)?)
+    }
+
     /// Writes one packet in pieces, the first of which is its [`VnetHeader`]; `WouldBlock` if the kernel cannot take it
     /// now.
     pub fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -109,6 +109,17 @@ fn a_direct_link_that_nobody_uses_ends_at_both_ends_and_one_that_dies_costs_litt
 }
 
 #[test]
+fn two_nodes_that_talk_more_after_a_pause_find_each_other_then() {
+    let kind = Some(Kind::PortRestricted);
+    let mut world = two_sites(11, [kind, kind]);
+    world.talk(1, 2, 20 * MS);
+    world.run_for(30 * S);
+    assert_eq!(world.hops(1, 2), Some(2), "a few packets are not worth a link");
+    world.talk(1, 2, 5 * S);
+    assert_eq!([world.hops(1, 2), world.hops(2, 1)], [Some(1); 2]);
+}
+
+#[test]
 fn nobody_can_be_flooded_by_naming_him() {
     let mut world = two_sites(7, [None, None]);
     let victim = Ipv4Addr::new(203, 0, 113, 9);

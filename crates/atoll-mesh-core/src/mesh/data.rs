@@ -11,7 +11,7 @@ use super::{LinkId, Mesh, held};
 use crate::{
     channel::Opened,
     ecn::Ecn,
-    limits::TRACE_HOPS_MAX,
+    limits::{PUNCH_SWEEP, TRACE_HOPS_MAX},
     packet,
     queue::FairQueue,
     time::Time,
@@ -163,7 +163,9 @@ impl Mesh {
             self.timers.no_later_than(Timer::Link(id), link.liveness.deadline());
         }
         let remote = self.remotes.get_mut(&network)?;
-        remote.last_used = now;
+        if remote.touch(now) {
+            self.timers.no_later_than(Timer::Punch, now + PUNCH_SWEEP);
+        }
         let session = remote.channel.sender(now)?;
         let steering = Steering {
             hop_limit: packet::hop_limit(packet),
@@ -393,7 +395,9 @@ impl Mesh {
         }
         if let Some(remote) = self.remotes.get_mut(&source) {
             remote.rx_bytes += packet.len() as u64;
-            remote.last_used = now;
+            if remote.touch(now) {
+                self.timers.no_later_than(Timer::Punch, now + PUNCH_SWEEP);
+            }
         }
         self.rekey_remote(source, now);
         let Steering { receiver, counter, .. } = *steering;

@@ -110,11 +110,13 @@ impl Mesh {
                 self.offer_punch(network, now);
             }
         }
-        self.schedule_punches();
+        self.schedule_punches(now);
     }
 
-    fn schedule_punches(&mut self) {
-        let sweep = (!self.remotes.is_empty()).then_some(self.punches.next_sweep);
+    fn schedule_punches(&mut self, now: Time) {
+        // While nobody talks there is nothing to look for: `Remote::touch` says when it begins again.
+        let is_talking = self.remotes.values().any(|remote| now.since(remote.last_used) < PUNCH_TALK);
+        let sweep = is_talking.then_some(self.punches.next_sweep);
         let steps = self.punches.by_network.values().map(|punch| punch.next.min(punch.until));
         self.timers.set(Timer::Punch, steps.chain(sweep).min());
     }
@@ -204,7 +206,7 @@ impl Mesh {
                 }
             }
         }
-        self.schedule_punches();
+        self.schedule_punches(now);
     }
 
     fn handle_offer(&mut self, source: MeshAddr, message: &PunchMessage, now: Time) {
@@ -298,7 +300,7 @@ impl Mesh {
                 self.transmit(from, probe);
             }
         }
-        self.schedule_punches();
+        self.schedule_punches(now);
     }
 
     /// Calls a node at an endpoint that has answered.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     channel::Channel,
-    limits::{HOP_LIMIT, PUNCH_SWEEP, QUEUED_PACKETS_MAX, REMOTE_IDLE, REMOTES_MAX},
+    limits::{HOP_LIMIT, PUNCH_SWEEP, PUNCH_TALK, QUEUED_PACKETS_MAX, REMOTE_IDLE, REMOTES_MAX},
     offload::complete_checksum,
     packet::{self, Refusal},
     time::Time,
@@ -51,6 +51,14 @@ impl Remote {
         }
     }
 
+    /// Notes that data goes to it or comes from it. Whether that begins after a pause, so that direct ways to it are to
+    /// be looked for again.
+    #[must_use]
+    pub(super) fn touch(&mut self, now: Time) -> bool {
+        let before = core::mem::replace(&mut self.last_used, now);
+        now.since(before) >= PUNCH_TALK
+    }
+
     /// Drops the packets that wait for keys; how many.
     pub(super) fn give_up(&mut self) -> u64 {
         let count = self.queue.len() as u64;
@@ -84,15 +92,18 @@ impl Mesh {
             return self.refuse(packet, Refusal::TooBig(mtu), now);
         }
         let Some(remote) = self.remote(network, now) else { return };
-        remote.last_used = now;
-        if remote.channel.can_send(now) {
+        let (begins, can_send) = (remote.touch(now), remote.channel.can_send(now));
+        if begins {
+            self.timers.no_later_than(Timer::Punch, now + PUNCH_SWEEP);
+        }
+        if can_send {
             return self.send_sealed(network, packet, partial_checksum, now);
         }
+        let Some(remote) = self.remotes.get_mut(&network) else { return };
         if remote.queue.len() >= QUEUED_PACKETS_MAX {
             remote.queue.pop_front();
             self.counters.dropped_queue_full += 1;
         }
-        let Some(remote) = self.remotes.get_mut(&network) else { return };
         remote.queue.push_back((packet.to_vec(), partial_checksum));
         if !remote.channel.is_handshaking() {
             self.start_remote_handshake(network, now);
