@@ -189,8 +189,6 @@ pub const PROBE_IDLE: Duration = Duration::from_secs(3);
 pub const PROBE_IDLE_MAX: Duration = Duration::from_secs(15);
 /// By which part of the time since a link was used, or came up, the silence between its probes grows, as a divisor.
 pub const PROBE_IDLE_DIVISOR: u32 = 4;
-/// An idle link is probed together with another if less than this part of its silence is left.
-pub const PROBE_EARLY_DIVISOR: u32 = 4;
 /// The same while there is traffic.
 pub const PROBE_ACTIVE: Duration = Duration::from_millis(150);
 /// How long a link counts as carrying traffic after the last data frame.

@@ -13,8 +13,8 @@ use crate::{
     babel::{Echo, Hello, INFINITY, Ihu, LinkState, Tlv},
     limits::{
         ACTIVE_KEEP, CONFIRM_MAX, ECHO_MAX, HINT_SILENCE, IHU_INTERVAL_CS, LATE_TIMER, PROBE_ACTIVE,
-        PROBE_DEAD_INTERVAL, PROBE_EARLY_DIVISOR, PROBE_IDLE, PROBE_IDLE_DIVISOR, PROBE_IDLE_MAX, PROBE_PATIENCE,
-        PROBE_RETRY, PROBE_RTT_INTERVAL, PROBE_TRIES_LOSSY_MAX, PROBE_TRIES_MAX, PROBE_TRIES_SUSPECT_MAX, RTT_MAX,
+        PROBE_DEAD_INTERVAL, PROBE_IDLE, PROBE_IDLE_DIVISOR, PROBE_IDLE_MAX, PROBE_PATIENCE, PROBE_RETRY,
+        PROBE_RTT_INTERVAL, PROBE_TRIES_LOSSY_MAX, PROBE_TRIES_MAX, PROBE_TRIES_SUSPECT_MAX, RTT_MAX,
     },
     metric::LinkMetric,
     time::Time,
@@ -243,28 +243,11 @@ impl Liveness {
             self.set_up(false, now);
             return Action::Dead;
         }
-        self.probe(now);
-        Action::Probe
-    }
-
-    /// Whether the link carries nothing, and will soon have to be asked whether it is there; if so, it is taken for
-    /// asked now.
-    pub(crate) fn probe_early(&mut self, now: Time) -> bool {
-        let silence = self.idle_silence();
-        let is_idle = self.is_up && !self.must_greet && self.probes == 0 && self.deadline() == self.heard + silence;
-        let is_early = is_idle && now.since(self.heard) >= silence - silence / PROBE_EARLY_DIVISOR;
-        if is_early {
-            self.probe(now);
-        }
-        is_early
-    }
-
-    /// Notes that the other end is asked.
-    fn probe(&mut self, now: Time) {
         self.must_greet = false;
         self.probes = self.probes.saturating_add(1);
         self.probed = now;
         self.unconfirmed_since.get_or_insert(now);
+        Action::Probe
     }
 
     /// When [`Self::handle_timeout`] has something to do.

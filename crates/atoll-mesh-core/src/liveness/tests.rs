@@ -101,24 +101,6 @@ fn a_link_that_is_left_alone_is_probed_ever_more_seldom_until_it_is_used() {
 }
 
 #[test]
-fn an_idle_link_is_probed_early_with_others_and_one_in_use_is_not() {
-    let mut ends = Ends::greeted(Duration::ZERO);
-    let early = at(0) + (PROBE_IDLE - PROBE_IDLE / PROBE_EARLY_DIVISOR);
-    assert!(!ends.here.probe_early(at(2000)), "too early");
-    assert!(ends.here.probe_early(early));
-    assert!(!ends.here.probe_early(early), "it is asked already");
-    let answered = ends.round_trip(early);
-    assert_eq!(ends.here.deadline(), answered + PROBE_IDLE);
-    assert!(ends.here.probe_early(answered + PROBE_IDLE));
-    let died = ends.dies_at();
-    assert!(died <= answered + PROBE_IDLE + Duration::from_millis(400), "{died:?}");
-
-    let mut ends = Ends::greeted(Duration::ZERO);
-    ends.here.handle_sent(at(2900));
-    assert!(!ends.here.probe_early(at(2950)), "it has a timer of its own");
-}
-
-#[test]
 fn nobody_there_is_checked_and_then_acted_on_sooner() {
     let mut ends = Ends::greeted(Duration::ZERO);
     ends.here.handle_sent(at(10));

@@ -216,10 +216,7 @@ impl Mesh {
         let Some(link) = self.links.get_mut(&id) else { return };
         match link.liveness.handle_timeout(scheduled, now) {
             Action::Wait => {}
-            Action::Probe => {
-                self.send_hello(id, true, now);
-                self.probe_idle(now);
-            }
+            Action::Probe => self.send_hello(id, true, now),
             Action::Dead => self.handle_link_dead(id, now),
         }
         self.probe_mtu(id, now);
@@ -242,16 +239,6 @@ impl Mesh {
             self.start_link_handshake(id, now);
         }
         self.schedule_link(id);
-    }
-
-    /// Asks all idle links that would have to be asked soon: a machine that is woken once for all of them sleeps longer.
-    fn probe_idle(&mut self, now: Time) {
-        let early: Vec<_> =
-            self.links.iter_mut().filter_map(|(id, link)| link.liveness.probe_early(now).then_some(*id)).collect();
-        for id in early {
-            self.send_hello(id, true, now);
-            self.schedule_link(id);
-        }
     }
 
     /// Sends a Babel packet to a neighbour, sealed.
