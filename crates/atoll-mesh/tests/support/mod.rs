@@ -195,8 +195,9 @@ impl Place {
             };
             namespace.run(run).expect("inside the namespace")
         });
+        wait("the daemon answers", || thread.is_finished() || self.try_status().is_some());
+        assert!(!thread.is_finished(), "the daemon ended at once: {:?}", thread.join());
         self.daemon = Some(Daemon { stop, thread });
-        wait("the daemon answers", || self.try_status().is_some());
     }
 
     /// Stops the daemon, which must still run.
@@ -208,6 +209,11 @@ impl Place {
             None => assert!(is_crash),
             Some(result) => result.expect("an orderly end"),
         }
+        // Another lab of this process may just start a program, whose copy of what was open here lives until it runs.
+        wait("its socket and its device are closed", || {
+            let device = self.namespace.run(|| atoll_os::tun::interface_index("atoll0")).expect("inside");
+            device.is_none() && UnixStream::connect(self.socket()).is_err()
+        });
     }
 
     pub(crate) fn try_status(&self) -> Option<MeshStatus> {
