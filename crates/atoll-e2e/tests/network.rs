@@ -221,13 +221,13 @@ struct Town<'a> {
 }
 
 impl<'a> Town<'a> {
-    fn found(lab: &'a Lab, number: usize, name: &str) -> Result<Self> {
+    fn found(lab: &'a Lab, number: usize, name: &str, options: &[&str]) -> Result<Self> {
         let name = format!("{name}{}", std::process::id());
         let (host, state) = (lab.host(number), lab.scratch().join(&name));
         let key = lab.scratch().join(format!("{name}.key"));
         let authority = host.inside(binary(), ["mesh", "authority", &key.display().to_string()])?.trim().parse()?;
         let town = Self { host, name, state, key, authority };
-        town.up()?;
+        town.atoll(&[&["up", "--name", &town.name], options].concat())?;
         Ok(town)
     }
 
@@ -302,7 +302,7 @@ impl Drop for Town<'_> {
 fn two_regions_recognise_each_other_by_their_settings() -> Result<()> {
     let turn = Turn::take()?;
     let lab = Lab::new(&turn, "mregion", 2, &topology::line(2))?;
-    let (east, west) = (Town::found(&lab, 0, "east")?, Town::found(&lab, 1, "west")?);
+    let (east, west) = (Town::found(&lab, 0, "east", &[])?, Town::found(&lab, 1, "west", &[])?);
     east.recognise(&west, None)?;
     west.recognise(&east, Some(SocketAddrV4::new(lab.wire(0, 1)?.ip(0), PORT)))?;
     for town in [&east, &west] {
@@ -340,4 +340,29 @@ fn two_regions_recognise_each_other_by_their_settings() -> Result<()> {
         ensure!(processes_of(&west.state)?.is_empty(), "something runs");
     }
     Ok(())
+}
+
+#[test]
+fn a_region_that_is_founded_closed_refuses_who_has_its_invite_and_its_nodes_say_where_they_are() -> Result<()> {
+    let turn = Turn::take()?;
+    let lab = Lab::new(&turn, "mcharter", 2, &topology::line(2))?;
+    let town = Town::found(&lab, 0, "oak", &["--closed"])?;
+    let place = format!("{}:{PORT}", lab.wire(0, 1)?.ip(0));
+    let invite = town.atoll(&["mesh", "invite", &place])?;
+    let mut stranger = Machine::new(&lab, 1);
+    stranger.network = town.ids()?.0.to_string()[..8].to_owned();
+    stranger.run(&["--invite", invite.trim()])?;
+    eventually("a refusal in the stranger's log", PATIENCE, || {
+        Ok(fs::read_to_string(&stranger.log)?.contains("refused by a node").then_some(()))
+    })?;
+    ensure!(stranger.ask(&["status"])?["nodes"] == 0 && town.mesh()?["nodes"] == 0);
+    let shown = town.atoll(&["charter", "show"])?;
+    ensure!(shown.contains("closed"), "{shown}");
+
+    town.set_mesh(&format!("announce = [\"udp://{place}\"]"), "")?;
+    town.up()?;
+    let label = format!("link=udp://{place}");
+    eventually("the label on the ledger", PATIENCE, || {
+        Ok(town.atoll(&["nodes", "--json"])?.contains(&label).then_some(()))
+    })
 }
