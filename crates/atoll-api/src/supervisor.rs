@@ -1,4 +1,5 @@
-//! API of the supervisor (`atoll up`). `GET /v1/status` → [`SupervisorStatus`]; `POST /v1/stop` stops everything in order.
+//! API of the supervisor (`atoll up`). `GET /v1/status` → [`SupervisorStatus`]; `POST /v1/restart` of [`RestartRequest`]
+//! stops one daemon and starts it again; `POST /v1/stop` stops everything in order.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,4 +33,14 @@ pub struct Daemon {
     pub socket: Option<String>,
     /// Why it does not run.
     pub problem: Option<String>,
+}
+
+/// Which daemon starts again, with the configuration that its file has now. The answer comes when the old one has ended;
+/// it is 404 for a daemon that the supervisor does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartRequest {
+    /// The member that it belongs to.
+    pub member: String,
+    /// `mesh`, `ledger` or `node`.
+    pub role: String,
 }

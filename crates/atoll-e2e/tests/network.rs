@@ -244,6 +244,17 @@ impl<'a> Town<'a> {
         Ok(serde_json::from_str(&self.atoll(&["mesh", "status", "--json"])?)?)
     }
 
+    /// The processes of mesh, ledger and node.
+    fn pids(&self) -> Result<[Value; 3]> {
+        let status: Value = serde_json::from_str(&self.atoll(&["status", "--json"])?)?;
+        let of = |role: &str| {
+            let daemons = status["supervisor"]["daemons"].as_array().context("daemons")?;
+            let daemon = daemons.iter().find(|daemon| daemon["role"] == role).context("the daemon")?;
+            Ok::<_, anyhow::Error>(daemon["pid"].clone())
+        };
+        Ok([of("mesh")?, of("ledger")?, of("node")?])
+    }
+
     /// Its region, and its node in there.
     fn ids(&self) -> Result<(RegionId, NodeId)> {
         let mesh = self.mesh()?;
@@ -359,10 +370,17 @@ fn a_region_that_is_founded_closed_refuses_who_has_its_invite_and_its_nodes_say_
     let shown = town.atoll(&["charter", "show"])?;
     ensure!(shown.contains("closed"), "{shown}");
 
+    let before = town.pids()?;
     town.set_mesh(&format!("announce = [\"udp://{place}\"]"), "")?;
     town.up()?;
     let label = format!("link=udp://{place}");
     eventually("the label on the ledger", PATIENCE, || {
         Ok(town.atoll(&["nodes", "--json"])?.contains(&label).then_some(()))
-    })
+    })?;
+    // Only the daemon whose settings changed has started again, and none does if nothing has changed.
+    let after = town.pids()?;
+    ensure!(before[..2] == after[..2] && before[2] != after[2], "{before:?}, {after:?}");
+    town.up()?;
+    ensure!(town.pids()? == after);
+    Ok(())
 }

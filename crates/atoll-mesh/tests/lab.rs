@@ -5,7 +5,6 @@ mod support;
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,7 +18,7 @@ use atoll_os::{
     link::Links,
     tun::{Tun, TunConfig},
 };
-use support::{ECHO_PORT, How, PORT, Place, REGION, wait};
+use support::{ECHO_PORT, How, PORT, Place, REGION, beside_a_flood, wait};
 
 /// A daemon's configuration, with these peers and interfaces.
 fn config(of: &Place, peers: &[&str], discovery: &[&str]) -> Config {
@@ -212,46 +211,22 @@ fn a_closed_node_lets_in_whom_it_is_told_of() {
     assert!(refusal.to_string().contains("`members`"), "{refusal}");
 }
 
-/// Ends a thread also when the test fails.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn a_light_flow_passes_a_flood_at_a_slow_link() {
     let [a, b, c] = line();
     a.wait_until_hears(&c);
     b.limit("to-c", "20mbit");
-    let sink = c.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 9))).expect("inside").expect("free");
-    let flood = a.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))).expect("inside").expect("free");
-    let (target, is_over) = (c.address(), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        // Five times what the link carries.
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
-                for _ in 0..10 {
-                    let _ = flood.send_to(&[7; 1300], (target, 9));
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        });
-        let end = Ends(&is_over);
+    // Five times what the link carries.
+    let (mut trips, bytes, buffer) = beside_a_flood(&a, &c, || {
         wait("the queue fills", || b.metric("queue_dropped_full_total") > 0);
-        let mut trips = a.round_trips(target, 50);
-        let (bytes, buffer) = (b.metric("queue_bytes"), b.metric("send_buffer_bytes"));
-        drop(end);
-        trips.sort_unstable();
-        println!("beside the flood: median {:?}, worst {:?}; send buffer {buffer}", trips[25], trips[49]);
-        // A plain queue of the flood's would be as long as the kernel's buffers: more than a second.
-        assert!(trips[25] < Duration::from_millis(50), "{trips:?}");
-        assert!(bytes > 0 && bytes <= atoll_mesh_core::limits::QUEUE_BYTES_MAX as u64, "{bytes}");
-        assert!(buffer < 100_000, "the kernel's queue is short, too: {buffer}");
+        (a.round_trips(c.address(), 50), b.metric("queue_bytes"), b.metric("send_buffer_bytes"))
     });
-    drop(sink);
+    trips.sort_unstable();
+    println!("beside the flood: median {:?}, worst {:?}; send buffer {buffer}", trips[25], trips[49]);
+    // A plain queue of the flood's would be as long as the kernel's buffers: more than a second.
+    assert!(trips[25] < Duration::from_millis(50), "{trips:?}");
+    assert!(bytes > 0 && bytes <= atoll_mesh_core::limits::QUEUE_BYTES_MAX as u64, "{bytes}");
+    assert!(buffer < 100_000, "the kernel's queue is short, too: {buffer}");
     // Control frames passed all the time, and the queue is empty soon after.
     assert!(b.status().peers.iter().all(|peer| peer.up), "no link went down");
     wait("the queue drains", || b.metric("queue_bytes") == 0);

@@ -21,7 +21,7 @@ use rustls::{
     crypto::aws_lc_rs::default_provider,
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use support::{ECHO_PORT, How, PATIENCE, PORT, wait};
+use support::{ECHO_PORT, Ends, How, PATIENCE, PORT, beside_a_flood, wait};
 
 const TLS_PORT: u16 = 443;
 
@@ -193,15 +193,6 @@ fn bulk(source: &Place, target: &Place, is_over: &AtomicBool) -> usize {
     reader.join().expect("no panic")
 }
 
-/// Ends a thread also when the test fails.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Round trips of echoes, one each 20 ms, shortest first; one that does not come back within a second counts as that.
 fn round_trips(source: &Place, target: &Place, count: u16) -> Vec<Duration> {
     let to = (target.address(), ECHO_PORT);
@@ -247,19 +238,7 @@ fn a_light_flow_passes_bulk_over_a_slow_connection() {
     assert!(trips[197] < Duration::from_millis(200), "{trips:?}");
 
     // Ten times what the connection carries, from one that does not listen to anybody.
-    let _sink = b.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 9))).expect("inside").expect("free");
-    let flood = a.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))).expect("inside").expect("free");
-    let (target, is_over) = (b.address(), AtomicBool::new(false));
-    let (trips, bytes) = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
-                for _ in 0..10 {
-                    let _ = flood.send_to(&[7; 1300], (target, 9));
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        });
-        let _end = Ends(&is_over);
+    let (trips, bytes) = beside_a_flood(&a, &b, || {
         wait("the queue fills", || a.metric("queue_dropped_full_total") > 0);
         (round_trips(&a, &b, 200), a.metric("tls_queue_bytes"))
     });

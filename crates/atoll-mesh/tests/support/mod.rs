@@ -10,7 +10,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::PathBuf,
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -318,6 +318,38 @@ macro_rules! place_of_lab {
 }
 #[allow(unused_imports)]
 pub(crate) use place_of_lab;
+
+/// Ends a thread also when the test fails.
+pub(crate) struct Ends<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What `work` says while `source` sends `target` some 100 Mbit/s in UDP, and listens to nobody.
+pub(crate) fn beside_a_flood<T>(source: &Place, target: &Place, work: impl FnOnce() -> T) -> T {
+    const DISCARD_PORT: u16 = 9;
+    let open = |place: &Place, port| {
+        place.namespace.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))).expect("inside").expect("free")
+    };
+    let (_sink, flood) = (open(target, DISCARD_PORT), open(source, 0));
+    let (target, is_over) = (target.address(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                for _ in 0..10 {
+                    let _ = flood.send_to(&[7; 1300], (target, DISCARD_PORT));
+                }
+                // The pace of the sender.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let _end = Ends(&is_over);
+        work()
+    })
+}
 
 /// Waits until it is done; how long that took.
 pub(crate) fn wait(what: &str, mut done: impl FnMut() -> bool) -> Duration {

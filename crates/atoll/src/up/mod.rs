@@ -88,7 +88,9 @@ pub(crate) fn run(args: UpArgs, state: Option<PathBuf>) -> Result<ExitCode> {
     block_on(async {
         if answers(&layout).await {
             let capacity = machine::capacity(&layout, &settings)?;
-            reload::mesh(&Plan { layout: &layout, settings: &settings, charter: &charter, capacity }).await?;
+            let plan = Plan { layout: &layout, settings: &settings, charter: &charter, capacity };
+            reload::mesh(&plan).await?;
+            reload::others(&plan).await?;
         } else {
             machine::check(&layout, &settings)?;
             start_in_background(&layout)?;

@@ -1,13 +1,14 @@
-//! `atoll up` for a region that runs: what has changed in `[mesh]` is done at once, as far as that can be.
+//! `atoll up` for a region that runs: what has changed in its settings is done at once, as far as that can be.
 
 use std::{fs, io::Write as _, path::Path};
 
 use anyhow::{Context as _, Result};
-use atoll_api::{ClientError, UnixClient, mesh::Reloaded};
+use atoll_api::{ClientError, UnixClient, mesh::Reloaded, supervisor::RestartRequest};
 
 use super::{
     layout::Layout,
     members::{Member, Plan, Role},
+    progress,
 };
 use crate::cli::{failure::fail, mesh::reload::in_words};
 
@@ -26,6 +27,43 @@ pub(super) async fn mesh(plan: &Plan<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Starts the daemons again whose configuration is another than the one that they have, but for the mesh's.
+pub(super) async fn others(plan: &Plan<'_>) -> Result<()> {
+    let supervisor = UnixClient::new(plan.layout.supervisor_socket());
+    for member in plan.members() {
+        for role in member.roles().into_iter().filter(|role| *role != Role::Mesh) {
+            let path = plan.layout.daemon_config(&member.name, role.name());
+            let before = fs::read_to_string(&path).ok();
+            let text = match (role, &before) {
+                (Role::Node, Some(before)) => measured(plan, before).config(&member, role)?,
+                _ => plan.config(&member, role)?,
+            };
+            if before.as_ref() == Some(&text) {
+                continue;
+            }
+            let progress =
+                progress::spinner(&format!("starting the {} of {} with its new settings", role.name(), member.name));
+            replace(&path, &text)?;
+            let request = RestartRequest { member: member.name.clone(), role: role.name().to_owned() };
+            if let Err(error) = supervisor.post::<_, ()>("/v1/restart", &request).await {
+                progress.failed();
+                return Err(error).with_context(|| {
+                    format!("the {} of {} does not start again: `atoll down`, `atoll up`", role.name(), member.name)
+                });
+            }
+            progress.done();
+        }
+    }
+    Ok(())
+}
+
+/// The plan with the capacity that was measured before, unless the owner says it: the free disk changes all the time.
+fn measured<'a>(plan: &Plan<'a>, before: &str) -> Plan<'a> {
+    let known = toml::from_str::<atoll_node::Config>(before).ok().and_then(|config| config.capacity);
+    let capacity = known.filter(|_| plan.settings.capacity.is_none()).unwrap_or(plan.capacity);
+    Plan { capacity, ..*plan }
 }
 
 /// What became of it; nothing if the daemon is just being started, and reads the file then.

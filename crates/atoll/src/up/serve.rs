@@ -7,9 +7,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use atoll_api::supervisor::SupervisorStatus;
+use atoll_api::{
+    Problem,
+    supervisor::{RestartRequest, SupervisorStatus},
+};
 use axum::{
     Json, Router,
+    http::StatusCode,
     routing::{get, post},
 };
 use tokio::{
@@ -121,30 +125,46 @@ async fn until_stopped(stop: Arc<Notify>) {
     }
 }
 
-type StatusRequest = oneshot::Sender<SupervisorStatus>;
+/// The supervisor lives on one thread, axum's handlers want to move: they ask it through a channel.
+enum Request {
+    Status(oneshot::Sender<SupervisorStatus>),
+    Restart(RestartRequest, oneshot::Sender<Option<oneshot::Receiver<()>>>),
+}
 
-/// The supervisor lives on one thread, axum's handlers want to move: they ask for the status through a channel.
 fn serve_api(layout: &Layout, supervisor: Rc<Supervisor>, stop: Arc<Notify>) -> Result<tokio::task::JoinHandle<()>> {
     let path = layout.supervisor_socket();
     remove_if_there(&path)?;
     let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    let (requests, mut inbox) = mpsc::channel::<StatusRequest>(16);
+    let (requests, mut inbox) = mpsc::channel::<Request>(16);
+    let restarts = requests.clone();
     let status = move || async move {
         let (answer, wait) = oneshot::channel();
-        requests.send(answer).await.ok();
-        wait.await.map(Json).map_err(|_| axum::http::StatusCode::SERVICE_UNAVAILABLE)
+        requests.send(Request::Status(answer)).await.ok();
+        wait.await.map(Json).map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
     };
-    let router = Router::new().route("/v1/status", get(status)).route(
-        "/v1/stop",
-        post(move || async move {
-            stop.notify_one();
-            Json(())
-        }),
-    );
+    let restart = move |Json(which): Json<RestartRequest>| async move {
+        let (answer, wait) = oneshot::channel();
+        restarts.send(Request::Restart(which.clone(), answer)).await.ok();
+        let ended = wait.await.ok().flatten().ok_or_else(|| unknown(&which))?;
+        // Not told: it stopped for good meanwhile, which is an end too.
+        ended.await.ok();
+        Ok::<_, (StatusCode, Json<Problem>)>(Json(()))
+    };
+    let stop = move || async move {
+        stop.notify_one();
+        Json(())
+    };
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/restart", post(restart))
+        .route("/v1/stop", post(stop));
     Ok(tokio::task::spawn_local(async move {
         let answer = async {
             while let Some(request) = inbox.recv().await {
-                request.send(supervisor.status()).ok();
+                match request {
+                    Request::Status(answer) => drop(answer.send(supervisor.status())),
+                    Request::Restart(which, answer) => drop(answer.send(supervisor.restart(&which))),
+                }
             }
         };
         tokio::join!(answer, async {
@@ -153,6 +173,11 @@ fn serve_api(layout: &Layout, supervisor: Rc<Supervisor>, stop: Arc<Notify>) -> 
             }
         });
     }))
+}
+
+fn unknown(which: &RestartRequest) -> (StatusCode, Json<Problem>) {
+    let error = format!("there is no daemon '{}' of '{}' on this machine", which.role, which.member);
+    (StatusCode::NOT_FOUND, Json(Problem { error, cure: Some("`atoll status` shows all that there are".into()) }))
 }
 
 fn remove_if_there(path: &std::path::Path) -> Result<()> {

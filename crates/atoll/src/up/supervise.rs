@@ -15,12 +15,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use atoll_api::supervisor::{Daemon, SupervisorStatus};
+use atoll_api::supervisor::{Daemon, RestartRequest, SupervisorStatus};
 use atoll_os::{
     netns::NetNs,
     process::{ProcessId, end_with_parent},
 };
-use tokio::{process::Child, sync::watch, task::spawn_local, time};
+use tokio::{
+    process::Child,
+    sync::{mpsc, oneshot, watch},
+    task::spawn_local,
+    time,
+};
 
 use super::{
     layout::Layout,
@@ -61,6 +66,9 @@ impl DaemonSpec {
     }
 }
 
+/// A wish that a daemon starts again; told when the old one has ended.
+type Restart = oneshot::Sender<()>;
+
 #[derive(Debug, Clone, Default)]
 struct State {
     process: Option<ProcessId>,
@@ -76,12 +84,14 @@ pub(super) struct Supervisor {
     layout: Layout,
     specs: Vec<DaemonSpec>,
     states: RefCell<BTreeMap<String, State>>,
+    restarts: RefCell<BTreeMap<String, mpsc::UnboundedSender<Restart>>>,
     stopping: watch::Sender<Stopping>,
 }
 
 impl Supervisor {
     pub(super) fn new(layout: Layout, specs: Vec<DaemonSpec>) -> Rc<Self> {
-        Rc::new(Self { layout, specs, states: RefCell::default(), stopping: watch::channel(None).0 })
+        let stopping = watch::channel(None).0;
+        Rc::new(Self { layout, specs, states: RefCell::default(), restarts: RefCell::default(), stopping })
     }
 
     /// What `GET /v1/status` answers.
@@ -107,12 +117,23 @@ impl Supervisor {
         }
     }
 
+    /// Ends a daemon, which then starts again at once: what resolves when it has ended; `None` if there is no such daemon.
+    pub(super) fn restart(&self, request: &RestartRequest) -> Option<oneshot::Receiver<()>> {
+        let is_it = |spec: &&DaemonSpec| spec.member.name == request.member && spec.role.name() == request.role;
+        let spec = self.specs.iter().find(is_it)?;
+        let (done, wait) = oneshot::channel();
+        self.restarts.borrow().get(&spec.name())?.send(done).ok()?;
+        Some(wait)
+    }
+
     /// Runs until `stop` resolves, then stops all daemons in order. To be called within a [`tokio::task::LocalSet`].
     pub(super) async fn run(self: &Rc<Self>, stop: impl Future<Output = ()>) -> Result<()> {
         self.end_leftovers().await?;
         let mut tasks: BTreeMap<Role, Vec<_>> = BTreeMap::new();
         for spec in &self.specs {
-            tasks.entry(spec.role).or_default().push(spawn_local(self.clone().keep_running(spec.clone())));
+            let (sender, restarts) = mpsc::unbounded_channel();
+            self.restarts.borrow_mut().insert(spec.name(), sender);
+            tasks.entry(spec.role).or_default().push(spawn_local(self.clone().keep_running(spec.clone(), restarts)));
         }
         let supervisor = self.clone();
         let logs = spawn_local(async move { supervisor.turn_logs_over().await });
@@ -128,7 +149,7 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn keep_running(self: Rc<Self>, spec: DaemonSpec) {
+    async fn keep_running(self: Rc<Self>, spec: DaemonSpec, mut restarts: mpsc::UnboundedReceiver<Restart>) {
         let mut stopping = self.stopping.subscribe();
         let must_stop = |stage: &Stopping| stage.is_some_and(|role| role <= spec.role);
         let mut backoff = BACKOFF_MIN;
@@ -139,6 +160,13 @@ impl Supervisor {
                     tokio::select! {
                         biased;
                         _ = stopping.wait_for(must_stop) => return self.end(&spec, child).await,
+                        Some(done) = restarts.recv() => {
+                            tracing::info!(daemon = spec.name(), "a daemon starts again, because it was asked for");
+                            self.end(&spec, child).await;
+                            // Who asked may be gone.
+                            done.send(()).ok();
+                            continue;
+                        }
                         exit = child.wait() => describe_exit(exit),
                     }
                 }
@@ -153,10 +181,14 @@ impl Supervisor {
                 state.restarts = state.restarts.saturating_add(1);
                 state.problem = Some(format!("{problem}; its log: {}", spec.log.display()));
             });
-            if time::timeout(backoff, stopping.wait_for(must_stop)).await.is_ok() {
-                return;
+            tokio::select! {
+                _ = stopping.wait_for(must_stop) => return,
+                Some(done) = restarts.recv() => {
+                    done.send(()).ok();
+                    backoff = BACKOFF_MIN;
+                }
+                () = time::sleep(backoff) => backoff = (backoff * 2).min(BACKOFF_MAX),
             }
-            backoff = (backoff * 2).min(BACKOFF_MAX);
         }
     }
 
