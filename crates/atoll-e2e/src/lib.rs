@@ -281,9 +281,10 @@ pub fn binary() -> PathBuf {
     exe.ancestors().skip(1).map(|dir| dir.join("atoll")).find(|path| path.is_file()).unwrap_or_default()
 }
 
-/// The repository.
+/// The repository in which this was started. Not that in which it was compiled: clones may share compiled programs.
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    let here = std::env::current_dir().unwrap_or_default();
+    here.ancestors().find(|dir| dir.join("Cargo.lock").is_file()).unwrap_or(&here).to_owned()
 }
 
 /// Runs a program on the machine itself; an error when it fails.

@@ -18,7 +18,7 @@ const OTHER: RegionId = RegionId([8; 32]);
 /// Compares with the file of this name. `ATOLL_GOLDEN=write` writes the file instead, which is a decision, not a fix.
 fn golden(name: &str, frame: &[u8]) {
     let actual: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).with_extension("hex");
+    let path = Path::new("tests/golden").join(name).with_extension("hex");
     if std::env::var_os("ATOLL_GOLDEN").is_some_and(|value| value == "write") {
         std::fs::write(&path, format!("{actual}\n")).expect("the folder is there");
     }

@@ -10,7 +10,7 @@ mod support;
 use std::{
     fs,
     net::{Ipv6Addr, SocketAddrV6, UdpSocket},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Stdio},
 };
 
@@ -116,7 +116,7 @@ impl Drop for Babeld {
 
 /// The program, from target/tools if `scripts/require` unpacked it there, else the system's.
 fn babeld() -> PathBuf {
-    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/usr/sbin/babeld");
+    let unpacked = PathBuf::from("../../target/tools/usr/sbin/babeld");
     let found = [unpacked, "/usr/sbin/babeld".into()].into_iter().find(|path| path.is_file());
     found.expect("babeld is missing: run `scripts/require test`")
 }

@@ -30,7 +30,7 @@ mod translate;
 
 /// Runs a check over its corpus, and over `random` inputs from a seed: bytes, and altered pieces of the corpus.
 fn replay(name: &str, check: fn(&[u8]), random: usize) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
+    let folder = Path::new("../../fuzz/corpus").join(name);
     let entries = fs::read_dir(&folder).expect("the corpus is committed");
     let corpus: Vec<Vec<u8>> =
         entries.map(|entry| fs::read(entry.expect("readable").path()).expect("readable")).collect();

@@ -4,7 +4,7 @@ mod tidy;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 /// Automation of the Atoll repository.
@@ -23,7 +23,7 @@ enum Command {
 fn main() -> Result<ExitCode> {
     match Args::parse().command {
         Command::Tidy => {
-            let findings = tidy::check(&root())?;
+            let findings = tidy::check(&root()?)?;
             for finding in &findings {
                 eprintln!("{finding}");
             }
@@ -32,10 +32,9 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-/// The repository's root: xtask is compiled within it.
-fn root() -> PathBuf {
-    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    root.pop();
-    root.pop();
-    root
+/// The root of the repository in which this was started.
+fn root() -> Result<PathBuf> {
+    let here = std::env::current_dir().context("there is no current directory")?;
+    let root = here.ancestors().find(|dir| dir.join("Cargo.lock").is_file());
+    Ok(root.context("this directory is not within the repository: start xtask there")?.to_owned())
 }

@@ -59,7 +59,7 @@ fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
 mod tests {
     #[test]
     fn the_tree_is_tidy() {
-        let findings = super::check(&crate::root()).expect("the tree can be read");
+        let findings = super::check(&crate::root().expect("within the repository")).expect("the tree can be read");
         let report: Vec<_> = findings.iter().map(ToString::to_string).collect();
         assert!(report.is_empty(), "\n{}", report.join("\n"));
     }
