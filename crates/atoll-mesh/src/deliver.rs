@@ -38,6 +38,11 @@ impl Delivery {
         self.records.push((at, record));
     }
 
+    /// Whether the last packet is a segment of a super-packet, of which more may follow.
+    pub(crate) fn is_within_super(&self) -> bool {
+        self.records.last().is_some_and(|(_, record)| record.flags.continues)
+    }
+
     /// Writes all packets, which lie in `buffer`, and forgets them. Those to IPv4 addresses become packets of IPv4.
     pub(crate) fn write(&mut self, buffer: &[u8], tun: &Tun, mesh: &mut Mesh, now: Time) {
         let records = core::mem::take(&mut self.records);

@@ -4,18 +4,19 @@
 //! ([`atoll_mesh_core::offload`]), rows of datagrams of one size to and from the socket (UDP segmentation offload). A
 //! frame is sealed, opened or rewritten where it lies; nothing is allocated for a packet.
 
+mod receive;
+
 use std::{
-    io::{self, IoSliceMut},
+    io::{self},
     net::{Ipv6Addr, SocketAddr, UdpSocket},
 };
 
 use atoll_api::mesh::Way;
 use atoll_mesh_core::{
-    Mesh, Received, Time,
-    ecn::Ecn,
+    Mesh, Time,
     offload::{Offload, Super, complete_checksum_at},
     send_buffer::SendBuffer,
-    stream::{LENGTH_BYTES, is_stream, next_frame},
+    stream::LENGTH_BYTES,
     translate::SPARE_BYTES,
     wire::data::{HEADROOM_BYTES, OVERHEAD_BYTES, RecordFlags},
 };
@@ -29,11 +30,10 @@ use crate::{
     capture::{Before, Tap},
     deliver::Delivery,
     limits::{
-        HOLD_KEEP, RECEIVE_BUFFERS, RECEIVE_BUFFERS_MIN, RECEIVE_ROUNDS_MAX, ROW_BYTES_MAX, SOCKET_BUFFER_BYTES,
+        HOLD_KEEP, RECEIVE_BUFFERS, RECEIVE_CALL_MAX, RECEIVE_STRIDE_BYTES, ROW_BYTES_MAX, SOCKET_BUFFER_BYTES,
         SUPER_BYTES_MAX, TUN_READS_MAX,
     },
-    send::{Row, Sender, canonical},
-    stuck::Shape,
+    send::{Row, Sender},
     tls::Streams,
 };
 
@@ -56,7 +56,7 @@ pub(crate) struct Io {
     /// The device; none: this node only passes packets on, and answers pings itself.
     tun: Option<Tun>,
     start: Instant,
-    /// [`RECEIVE_BUFFERS`] buffers of [`SUPER_BYTES_MAX`] for rows of datagrams.
+    /// [`RECEIVE_BUFFERS`] buffers of [`SUPER_BYTES_MAX`] for rows of datagrams, [`RECEIVE_STRIDE_BYTES`] apart.
     received: Box<[u8]>,
     meta: [RecvMeta; RECEIVE_BUFFERS],
     /// How many of the buffers are offered to the kernel.
@@ -92,9 +92,9 @@ impl Io {
             delivery: Delivery::new(tun.as_ref().is_some_and(Tun::takes_udp_segments)),
             tun,
             start: Instant::now(),
-            received: vec![0; RECEIVE_BUFFERS * SUPER_BYTES_MAX].into_boxed_slice(),
+            received: vec![0; RECEIVE_BUFFERS * RECEIVE_STRIDE_BYTES].into_boxed_slice(),
             meta: [RecvMeta::default(); RECEIVE_BUFFERS],
-            buffers: RECEIVE_BUFFERS,
+            buffers: RECEIVE_CALL_MAX,
             packet: vec![0; SPARE_BYTES + VNET_HEADER_BYTES + SUPER_BYTES_MAX].into_boxed_slice(),
             part: Vec::new(),
             row: Row::default(),
@@ -167,114 +167,6 @@ impl Io {
     async fn packets(&self) -> Result<(), MeshError> {
         let Some(tun) = &self.tun else { return core::future::pending().await };
         tun.readable().await.map_err(|source| MeshError::TunLost { name: tun.name().to_owned(), source })
-    }
-
-    /// Feeds what has come in to the core, and passes on what it says.
-    pub(crate) fn read_datagrams(&mut self, mesh: &mut Mesh) {
-        for _ in 0..RECEIVE_ROUNDS_MAX {
-            let Self { sender, received, meta, buffers: offered, .. } = self;
-            let offered = *offered;
-            let mut buffers = received.chunks_exact_mut(SUPER_BYTES_MAX).map(IoSliceMut::new);
-            let mut slices: [IoSliceMut<'_>; RECEIVE_BUFFERS] =
-                core::array::from_fn(|_| buffers.next().expect("there are as many buffers as slices"));
-            // Errors tell of earlier datagrams: never a reason to stop.
-            let Ok(count) = sender.receive(&mut slices[..offered], &mut meta[..offered]) else { return };
-            if count == offered {
-                let row_bytes = meta[..count].iter().map(|meta| meta.len).sum::<usize>() / count;
-                let fitting = RECEIVE_BUFFERS_MIN * SUPER_BYTES_MAX / row_bytes.max(1);
-                self.buffers = fitting.clamp(RECEIVE_BUFFERS_MIN, RECEIVE_BUFFERS);
-            }
-            let now = self.now();
-            for number in 0..count {
-                self.handle_row(mesh, number, now);
-                if self.meta[number].len > SUPER_BYTES_MAX / 2
-                    && let Some(tun) = &self.tun
-                {
-                    // Nothing that comes later fits into the same super-packet, and this lies in the processor's cache.
-                    self.delivery.write(&self.received, tun, mesh, now);
-                }
-            }
-            match &self.tun {
-                Some(tun) => self.delivery.write(&self.received, tun, mesh, now),
-                None => self.delivery.answer(&mut self.received, mesh, now),
-            }
-            self.flush(mesh);
-            if count < offered || self.sender.streams.is_crowded() {
-                // Whatever came in since then makes the socket readable again.
-                return;
-            }
-        }
-    }
-
-    /// Feeds the row of datagrams in the buffer with this number to the core.
-    fn handle_row(&mut self, mesh: &mut Mesh, number: usize, now: Time) {
-        let meta = self.meta[number];
-        let from = canonical(meta.addr);
-        if is_stream(from.ip()) {
-            // Somebody pretends to be one of our connections.
-            return self.odd_datagrams += 1;
-        }
-        let start = number * SUPER_BYTES_MAX;
-        let (end, stride) = (start + meta.len, meta.stride.max(1));
-        let outer = Ecn::of_bits(meta.ecn.map_or(0, |ecn| ecn as u8));
-        // Datagrams for one next hop lie side by side, and leave as they came: as one row.
-        let mut onward: Option<(Shape, usize)> = None;
-        let mut at = start;
-        while at < end {
-            let next = (at + stride).min(end);
-            let datagram = &mut self.received[at..next];
-            let outcome = match &mut self.tap {
-                None => mesh.handle_datagram_ecn(from, outer, datagram, now),
-                Some(tap) => handle_shown(tap, mesh, (from, outer), datagram, now),
-            };
-            let shape = match outcome {
-                Received::Relay { to, ecn } => Some(Shape { to, ecn, datagram_bytes: stride }),
-                Received::Done | Received::Packet(_) => None,
-            };
-            if let Some((previous, began)) = onward.filter(|(previous, _)| Some(*previous) != shape) {
-                self.sender.send(previous, &self.received[began..at]);
-                self.note_full(mesh);
-                onward = None;
-            }
-            onward = onward.or(shape.map(|shape| (shape, at)));
-            if let Received::Packet(record) = outcome {
-                self.delivery.push(at, record);
-            }
-            at = next;
-        }
-        if let Some((shape, began)) = onward {
-            self.sender.send(shape, &self.received[began..end]);
-            self.note_full(mesh);
-        }
-    }
-
-    /// Feeds frames, each behind its length, that came in over a connection to the core.
-    pub(crate) fn read_frames(&mut self, mesh: &mut Mesh, from: SocketAddr, mut bytes: Vec<u8>) {
-        let now = self.now();
-        let mut at = 0;
-        while let Ok(Some(frame)) = next_frame(&bytes[at..]) {
-            let (start, end) = (at + frame.start, at + frame.end);
-            let frame = &mut bytes[start..end];
-            let outcome = match &mut self.tap {
-                None => mesh.handle_datagram_ecn(from, Ecn::NotCapable, frame, now),
-                Some(tap) => handle_shown(tap, mesh, (from, Ecn::NotCapable), frame, now),
-            };
-            match outcome {
-                Received::Done => {}
-                Received::Packet(record) => self.delivery.push(start, record),
-                Received::Relay { to, ecn } => {
-                    self.row.extend(&mut self.sender, to, ecn, end - start).copy_from_slice(&bytes[start..end]);
-                }
-            }
-            at = end;
-        }
-        self.sender.send_row(&mut self.row);
-        self.note_full(mesh);
-        match &self.tun {
-            Some(tun) => self.delivery.write(&bytes, tun, mesh, now),
-            None => self.delivery.answer(&mut bytes, mesh, now),
-        }
-        self.flush(mesh);
     }
 
     /// What is known of connections.
@@ -536,25 +428,4 @@ pub(crate) fn open_udp(listen: SocketAddr, mark: Option<u32>) -> Result<(UdpSock
     atoll_os::udp::set_send_buffer(&socket, SendBuffer::default().bytes());
     socket.bind(&listen.into()).map_err(fail)?;
     Ok((socket.into(), is_ipv6))
-}
-
-/// Feeds a datagram to the core, and shows it to whoever looks.
-fn handle_shown(
-    tap: &mut Tap,
-    mesh: &mut Mesh,
-    (from, outer): (SocketAddr, Ecn),
-    data: &mut [u8],
-    now: Time,
-) -> Received {
-    let (what, before) = ((data.first().copied().unwrap_or(0), data.len()), Before::of(mesh));
-    let outcome = mesh.handle_datagram_ecn(from, outer, data, now);
-    tap.frame_in(what, from, &outcome, &before, mesh);
-    match &outcome {
-        Received::Done => {}
-        Received::Packet(record) => {
-            tap.packet(Way::In, &data[record.start..record.end], record.flags.partial_checksum, None);
-        }
-        Received::Relay { to, .. } => tap.frame_out(what.0, what.1, *to, true),
-    }
-    outcome
 }

@@ -8,11 +8,16 @@ pub const REST_TURN: u32 = 8;
 pub const SUPER_BYTES_MAX: usize = 65_536;
 /// Longest row of datagrams in one send: what fits the length field of UDP over IPv4.
 pub const ROW_BYTES_MAX: usize = 65_507;
-/// Rows of datagrams that are received in one call of the kernel: as many as the library passes on. Where nothing below
-/// puts datagrams together each row is a single one, and these are what a packet for the TUN device can be made of.
-pub const RECEIVE_BUFFERS: usize = quinn_udp::BATCH_SIZE;
+/// Rows of datagrams that are received in one call of the kernel: as many as the library passes on.
+pub const RECEIVE_CALL_MAX: usize = quinn_udp::BATCH_SIZE;
 /// The same if rows are long: more would not stay in the processor's cache.
 pub const RECEIVE_BUFFERS_MIN: usize = 8;
+/// Rows that are kept until they are handed over. Where nothing below puts datagrams together each row is a single one, and
+/// a super-packet for the TUN device is made of these.
+pub const RECEIVE_BUFFERS: usize = 3 * RECEIVE_CALL_MAX;
+/// From one buffer for a row to the next: with a power of two between them, single datagrams at their beginnings would
+/// compete for the same few places of the processor's cache.
+pub const RECEIVE_STRIDE_BYTES: usize = SUPER_BYTES_MAX + 1536;
 /// Such calls in one go before anything else is looked at.
 pub const RECEIVE_ROUNDS_MAX: usize = 4;
 /// Packets that are read from the TUN device in one go.

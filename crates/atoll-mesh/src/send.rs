@@ -43,6 +43,8 @@ impl Sender {
     pub(crate) fn new(udp: UdpSocket, is_ipv6: bool) -> io::Result<Self> {
         let state = UdpSocketState::new((&udp).into())?;
         atoll_os::udp::keep_errors(&udp);
+        // For which the library asked.
+        atoll_os::udp::forget_destinations(&udp);
         Ok(Self {
             udp: atoll_os::udp::watch(udp, Interest::READABLE)?,
             room: None,
@@ -68,15 +70,25 @@ impl Sender {
         let _ = self.udp.readable().await.map(|mut guard| guard.retain_ready());
     }
 
-    /// Receives rows of datagrams, one for each buffer; how many. `WouldBlock` if there are none.
-    pub(crate) fn receive(&mut self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
+    /// Receives rows of datagrams, one for each buffer; how many. `WouldBlock` if there are none. `is_asked`: only if the
+    /// socket is known to be readable; else it is tried in any case.
+    pub(crate) fn receive(
+        &mut self,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+        is_asked: bool,
+    ) -> io::Result<usize> {
         let mut count = 0;
-        let received = self.udp.try_io(Interest::READABLE, |udp| {
+        let mut receive = |udp: &UdpSocket| {
             count = self.state.recv(udp.into(), buffers, meta)?;
             // Fewer than there is room for: the socket is empty, and need not be asked once more to say so. It becomes
             // readable with the next datagram.
             if count < buffers.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
-        });
+        };
+        let received = match is_asked {
+            true => self.udp.try_io(Interest::READABLE, receive),
+            false => receive(self.udp.get_ref()),
+        };
         self.is_told |= received.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
         if count > 0 { Ok(count) } else { received }
     }
