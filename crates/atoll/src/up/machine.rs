@@ -63,10 +63,18 @@ pub(super) fn check(layout: &Layout, settings: &Settings) -> Result<()> {
     }
 }
 
-fn check_ports(settings: &Settings) -> Result<()> {
+/// Refuses ports on loopback that other programs have; the region's own daemons have those that are `held`.
+pub(super) fn check_loopback_ports(settings: &Settings, held: &[u16]) -> Result<()> {
     for (key, port) in [("gateway", settings.ports.gateway), ("rpc", settings.ports.rpc)] {
-        check_port(key, port, TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop))?;
+        if !held.contains(&port) {
+            check_port(key, port, TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop))?;
+        }
     }
+    Ok(())
+}
+
+fn check_ports(settings: &Settings) -> Result<()> {
+    check_loopback_ports(settings, &[])?;
     check_port("mesh", settings.ports.mesh, UdpSocket::bind((Ipv6Addr::UNSPECIFIED, settings.ports.mesh)).map(drop))?;
     for (key, listen) in [("listen_tls", settings.mesh.listen_tls), ("metrics", settings.mesh.metrics)] {
         if let Some(listen) = listen {

@@ -89,6 +89,7 @@ pub(crate) fn run(args: UpArgs, state: Option<PathBuf>) -> Result<ExitCode> {
         if answers(&layout).await {
             let capacity = machine::capacity(&layout, &settings)?;
             let plan = Plan { layout: &layout, settings: &settings, charter: &charter, capacity };
+            reload::check(&plan)?;
             reload::mesh(&plan).await?;
             reload::others(&plan).await?;
         } else {

@@ -1,12 +1,13 @@
 //! `atoll up` for a region that runs: what has changed in its settings is done at once, as far as that can be.
 
-use std::{fs, io::Write as _, path::Path};
+use std::{fs, io::Write as _, net::SocketAddr, path::Path};
 
 use anyhow::{Context as _, Result};
 use atoll_api::{ClientError, UnixClient, mesh::Reloaded, supervisor::RestartRequest};
 
 use super::{
     layout::Layout,
+    machine,
     members::{Member, Plan, Role},
     progress,
 };
@@ -27,6 +28,20 @@ pub(super) async fn mesh(plan: &Plan<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses what the running daemons could not change to.
+pub(super) fn check(plan: &Plan<'_>) -> Result<()> {
+    let mut held = Vec::new();
+    for member in plan.members().iter().filter(|member| member.namespace.is_none()) {
+        let text = |role: Role| fs::read_to_string(plan.layout.daemon_config(&member.name, role.name())).ok();
+        let node = text(Role::Node).and_then(|text| toml::from_str::<atoll_node::Config>(&text).ok());
+        let ledger = text(Role::Ledger).and_then(|text| toml::from_str::<atoll_ledger::Config>(&text).ok());
+        held.extend(node.into_iter().flat_map(|config| config.gateway.into_iter().chain(config.rpc_forward)));
+        held.extend(ledger.into_iter().flat_map(|config| config.rpc));
+    }
+    let held: Vec<u16> = held.iter().map(SocketAddr::port).collect();
+    machine::check_loopback_ports(plan.settings, &held)
 }
 
 /// Starts the daemons again whose configuration is another than the one that they have, but for the mesh's.

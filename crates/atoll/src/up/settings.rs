@@ -16,6 +16,7 @@ use atoll_base::{
     schema::Capacity,
 };
 use atoll_mesh::{BabelConfig, ExitConfig, RegionConfig};
+use atoll_node::limits::DNS_UPLINKS_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::members::{MESH_TCP_PORTS, members};
@@ -226,6 +227,10 @@ impl Settings {
             }
         }
         self.check_announce()?;
+        let resolvers = self.mesh.resolvers.len();
+        if resolvers > DNS_UPLINKS_MAX {
+            bail!("mesh.resolvers has {resolvers} entries: name {DNS_UPLINKS_MAX} at most");
+        }
         let members = members(self, false);
         for name in self.labels.keys() {
             if !members.iter().any(|member| member.name == *name) {
@@ -360,6 +365,8 @@ mod tests {
         let mut both = with(&["tls://a.example", "tls://b.example"]);
         both.labels.insert("home".into(), (1..4).map(|n| format!("link=udp://203.0.113.{n}:1")).collect());
         assert!(refusal(&both).contains("more than 4 links"));
+        let nine = Mesh { resolvers: vec![([192, 0, 2, 53], 53).into(); 9], ..Mesh::default() };
+        assert!(refusal(&Settings { mesh: nine, ..settings.clone() }).contains("mesh.resolvers has 9 entries"));
         let many = with(&["tls://a.example"]);
         let many = Settings { size: Size { validators: 1, nodes: 2 }, labels: BTreeMap::new(), ..many };
         assert!(refusal(&many).contains("mesh.announce"));
