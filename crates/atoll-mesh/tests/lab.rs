@@ -33,6 +33,7 @@ trait Lab {
     fn limit(&self, link: &str, rate: &str);
     fn round_trips(&self, target: Ipv6Addr, count: usize) -> Vec<Duration>;
     fn wait_until_hears(&self, target: &Self) -> Duration;
+    fn packets_in(&self) -> usize;
 }
 
 impl Lab for Place {
@@ -82,6 +83,13 @@ impl Lab for Place {
     fn wait_until_hears(&self, target: &Self) -> Duration {
         wait("an echo comes back", || self.hears(target.address(), 100))
     }
+
+    /// Packets and super-packets that its mesh handed over.
+    fn packets_in(&self) -> usize {
+        let words = self.run("ip -s link show dev atoll0");
+        let received = words.lines().skip_while(|line| !line.contains("RX:")).nth(1).expect("a line of numbers");
+        received.split_whitespace().nth(1).and_then(|count| count.parse().ok()).expect("a number")
+    }
 }
 
 /// Three namespaces in a line. A calls B by its address; B and C find each other.
@@ -121,6 +129,15 @@ fn three_machines_in_a_line_talk_end_to_end() {
     assert!(b.status().peers.iter().any(|peer| peer.node == Some(c.secret.id()) && is_v6(peer)));
 
     transfer(&a, &c);
+    // Where nothing puts datagrams together each comes alone, and still becomes a part of a super-packet.
+    for (place, link) in [(&a, "to-b"), (&b, "to-a"), (&b, "to-c"), (&c, "to-b")] {
+        place.run(&format!("ip link set {link} gso_max_segs 1"));
+    }
+    let before = c.packets_in();
+    transfer(&a, &c);
+    let packets = c.packets_in() - before;
+    assert!(packets < TRANSFER_BYTES / atoll_mesh_core::limits::MTU / 4, "{packets} packets and super-packets");
+    transfer(&c, &a);
 
     // Addresses of the own network that nobody has lead nowhere, and not in a circle through the mesh.
     let unused = MeshAddr::of(REGION, a.secret.id()).host(99);
@@ -138,12 +155,13 @@ fn three_machines_in_a_line_talk_end_to_end() {
     assert_eq!(gone, None);
 }
 
+const TRANSFER_BYTES: usize = 8 * 1024 * 1024;
+
 /// Sends some megabytes over TCP, and compares what comes out.
 fn transfer(source: &Place, target: &Place) {
-    const BYTES: usize = 8 * 1024 * 1024;
     let listen = SocketAddrV6::new(target.address(), 5001, 0, 0);
     let listener = target.namespace.run(|| TcpListener::bind(listen)).expect("inside").expect("bound");
-    let sent: Vec<u8> = (0..BYTES).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let sent: Vec<u8> = (0..TRANSFER_BYTES).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let receiver = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
         let mut received = Vec::new();
