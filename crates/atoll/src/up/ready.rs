@@ -68,6 +68,10 @@ pub(super) async fn wait(layout: &Layout, settings: &Settings, charter: &Charter
             if !nodes.iter().any(|node| node.id == status.node.word() && node.online) {
                 anyhow::bail!("node {} is not online yet", member.name);
             }
+            // The ledger may only remember it from before its daemon started again.
+            if status.server.is_none() {
+                anyhow::bail!("node {} follows no ledger server yet", member.name);
+            }
         }
         Ok(())
     })
