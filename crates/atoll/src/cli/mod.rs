@@ -44,7 +44,7 @@ pub(crate) struct Cli {
 /// Every command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start the region on this machine and keep it running
+    /// Start the region on this machine and keep it running, or apply what changed in its atoll.toml
     Up(up::UpArgs),
     /// Stop the region's daemons and leave its state
     Down(up::DownArgs),
