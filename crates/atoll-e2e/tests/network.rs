@@ -66,9 +66,14 @@ impl<'a> Machine<'a> {
         Ok(self.ask(&["status"])?["node"].as_str().context("an id")?.to_owned())
     }
 
+    /// Waits until its log says this.
+    fn logs(&self, words: &str) -> Result<()> {
+        eventually(words, PATIENCE, || Ok(fs::read_to_string(&self.log)?.contains(words).then_some(())))
+    }
+
     fn reaches(&self, nodes: u64) -> Result<()> {
         eventually("routes to the others", PATIENCE, || Ok((self.ask(&["status"])?["nodes"] == nodes).then_some(())))
-            .with_context(|| std::fs::read_to_string(&self.log).unwrap_or_default())
+            .with_context(|| fs::read_to_string(&self.log).unwrap_or_default())
     }
 }
 
@@ -110,9 +115,11 @@ fn a_name_and_a_peer_make_a_network_and_an_invite_makes_it_grow() -> Result<()> 
     })?;
     let refusal = format!("{:#}", third.says(&["ping", &far[..12]]).expect_err("nobody is there"));
     ensure!(refusal.contains("atoll mesh routes"), "it does not say what to do: {refusal}");
+    second.logs("does not answer; check that it runs")?;
     first.run(&["--network", NETWORK])?;
     ensure!(first.id()? == far, "it came back as another");
-    third.reaches(2)
+    third.reaches(2)?;
+    second.logs("no longer: peer")
 }
 
 #[test]
@@ -125,9 +132,7 @@ fn a_closed_network_refuses_whoever_is_not_named() -> Result<()> {
     owner.run(&["--network", NETWORK, "--only", &member.id()?])?;
     owner.reaches(1)?;
     stranger.run(&["--network", NETWORK, "--peer", &calls(2)?])?;
-    eventually("a refusal in the stranger's log", PATIENCE, || {
-        Ok(std::fs::read_to_string(&stranger.log)?.contains("refused by a node").then_some(()))
-    })?;
+    stranger.logs("refused by a node")?;
     let peers = owner.ask(&["peers"])?;
     let up = peers.as_array().context("a list")?.iter().filter(|peer| peer["up"] == true).count();
     ensure!(up == 1, "the stranger has a link: {peers}");

@@ -7,7 +7,7 @@ mod status;
 mod streams;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -43,7 +43,7 @@ use crate::{
     learned::Learned,
     limits::{
         API_STOP_MAX, CARRIER_INTERVAL, LEARNED_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL,
-        RESOLVE_KNOWN_INTERVAL, REST_TURN, TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
+        RESOLVE_KNOWN_INTERVAL, REST_TURN, REVIEW_INTERVAL, TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
     },
     reload::{Reloader, at_hangups, hangups},
     tls::News,
@@ -119,6 +119,7 @@ async fn start(config: Config, file: Option<PathBuf>, shutdown: impl Future<Outp
         behind: BTreeMap::new(),
         sent_before_look: 0,
         probes: BTreeMap::new(),
+        logged: BTreeSet::new(),
     };
     daemon.set_peers(wanted);
     let result = daemon.run(requests, endpoints, &mut news, shutdown).await;
@@ -191,6 +192,8 @@ struct Daemon {
     sent_before_look: u64,
     /// Who waits for the answer to a probe.
     probes: BTreeMap<u64, ProbeAnswer>,
+    /// What is wrong, as the log says.
+    logged: BTreeSet<String>,
 }
 
 /// Whose endpoint was found.
@@ -236,7 +239,10 @@ impl Daemon {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         self.tell_addresses();
-        let [mut tell, mut sweep, mut learn] = [PLAIN_LOOK_INTERVAL, TLS_SWEEP_INTERVAL, LEARNED_INTERVAL].map(every);
+        let [mut tell, mut sweep, mut learn, mut review] =
+            [PLAIN_LOOK_INTERVAL, TLS_SWEEP_INTERVAL, LEARNED_INTERVAL, REVIEW_INTERVAL].map(every);
+        // At the start nobody can have answered.
+        review.reset();
         let mut pace = Pace::default();
         let beacon = sleep_until(Instant::now());
         tokio::pin!(shutdown, beacon);
@@ -279,6 +285,7 @@ impl Daemon {
                 Some(told) = news.recv(), if self.tls.is_some() => self.handle_news(told, news),
                 _ = sweep.tick(), if self.tls.is_some() => self.sweep_streams(),
                 _ = learn.tick(), if !self.learned.is_idle() => self.step_learned(),
+                _ = review.tick() => self.review(),
                 _ = tell.tick(), if self.babel.is_some() => {
                     if let Some(babel) = &self.babel {
                         babel.tell(&self.mesh);

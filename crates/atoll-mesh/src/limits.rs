@@ -131,6 +131,8 @@ pub const BEACONS_EAGER: u32 = 5;
 pub const API_STOP_MAX: Duration = Duration::from_secs(1);
 /// A static peer that does not answer for this long is shown as a problem.
 pub const PEER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked what is wrong, to log it.
+pub const REVIEW_INTERVAL: Duration = Duration::from_secs(5);
 /// UDP port of the beacons.
 pub const BEACON_PORT: u16 = 4869;
 /// Shortest time between two questions whether the interfaces of links still have a carrier; asked only while something

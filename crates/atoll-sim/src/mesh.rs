@@ -344,12 +344,12 @@ impl World {
     /// Sends packets from `source` to `target` until one arrives; how long that took, if not longer than `patience`.
     pub fn time_until_reachable(&mut self, source: usize, target: usize, patience: Duration) -> Option<Duration> {
         let start = self.now;
+        let mut sent = Vec::new();
         loop {
-            let number = self.send(source, target);
+            sent.push(self.send(source, target));
             self.run_for(Duration::from_millis(50));
-            let sent = self.now;
-            if self.arrived(number) {
-                return Some(sent.since(start));
+            if sent.iter().any(|number| self.arrived(*number)) {
+                return Some(self.now.since(start));
             }
             if self.now.since(start) > patience {
                 return None;

@@ -159,9 +159,7 @@ impl Mesh {
             self.rekey_remote(network, now);
         }
         let link = self.links.get_mut(&id)?;
-        if link.liveness.is_up() && link.liveness.handle_sent(now) {
-            self.timers.no_later_than(Timer::Link(id), link.liveness.deadline());
-        }
+        link.note_sent(id, &mut self.timers, now);
         let remote = self.remotes.get_mut(&network)?;
         if remote.touch(now) {
             self.timers.no_later_than(Timer::Punch, now + PUNCH_SWEEP);
@@ -319,9 +317,7 @@ impl Mesh {
         };
         keys.close_steering(data);
         link.tx_bytes += data.len() as u64;
-        if link.liveness.is_up() && link.liveness.handle_sent(now) {
-            self.timers.no_later_than(Timer::Link(id), link.liveness.deadline());
-        }
+        link.note_sent(id, &mut self.timers, now);
         self.counters.relayed += u64::from(from.is_some());
         self.counters.tx_datagrams += 1;
         Some(link.endpoint)

@@ -19,7 +19,7 @@ use crate::{
     routing::{LinkPolicy, Neighbourhood},
     stream::is_stream,
     time::Time,
-    timers::Timer,
+    timers::{Timer, Timers},
     wire::{
         PAYLOAD_CLOSE, PAYLOAD_CONTROL, PAYLOAD_MTU_ACK, PAYLOAD_MTU_PROBE, PAYLOAD_PATH_CHALLENGE,
         PAYLOAD_PATH_RESPONSE,
@@ -71,6 +71,13 @@ impl Link {
             down_since: now,
             rx_bytes: 0,
             tx_bytes: 0,
+        }
+    }
+
+    /// Something leaves over it, so the neighbour is to show that it is there. `id` is its own.
+    pub(super) fn note_sent(&mut self, id: LinkId, timers: &mut Timers, now: Time) {
+        if self.liveness.is_up() && self.liveness.handle_sent(now) {
+            timers.no_later_than(Timer::Link(id), self.liveness.deadline());
         }
     }
 

@@ -276,6 +276,7 @@ impl Mesh {
         frame[RECORD_AT..].copy_from_slice(contents);
         keys.close_steering(&mut frame);
         link.tx_bytes += frame.len() as u64;
+        link.note_sent(id, &mut self.timers, now);
         let to = link.endpoint;
         self.transmit(to, frame);
         true

@@ -217,6 +217,23 @@ fn packets_that_wait_for_a_handshake_are_bounded() {
 }
 
 #[test]
+fn a_link_that_carries_the_handshake_of_a_session_is_watched() {
+    let mut pair = Pair::strangers();
+    pair.nodes[0].add_peer(endpoint(1), Origin::Static, Time::ZERO);
+    pair.run(Duration::from_secs(60));
+    let packet = pair.packet(0, 1);
+    let (caller, begun) = (&mut pair.nodes[0], pair.now);
+    caller.handle_packet(&packet, false, begun);
+    // From here on nothing arrives any more.
+    while caller.link_status().iter().any(|link| link.is_up) {
+        while caller.poll_transmit().is_some() {}
+        pair.now = caller.poll_timeout().expect("it waits for something").0;
+        caller.handle_timeout(pair.now);
+    }
+    assert!(pair.now.since(begun) < Duration::from_millis(500), "it took {:?}", pair.now.since(begun));
+}
+
+#[test]
 fn forged_beacons_leave_room_for_configured_neighbours() {
     let mut node = node(1);
     let beacon = Beacon { region: RegionPrefix::of(REGION), port: 4870, hash: [1; 8] };

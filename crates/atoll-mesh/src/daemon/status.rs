@@ -1,6 +1,9 @@
 //! What the daemon says of itself.
 
-use std::{collections::BTreeMap, net::Ipv6Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
 
 use atoll_api::mesh::{self as api_types, CaptureRequest, Captured, MeshStatus};
 use atoll_base::{MeshAddr, NodeId, RegionPrefix};
@@ -176,6 +179,18 @@ impl Daemon {
     /// Who is at the other end of each link.
     fn neighbours(&self) -> BTreeMap<LinkId, NodeId> {
         self.mesh.link_status().iter().filter_map(|link| Some((link.link, link.node?))).collect()
+    }
+
+    /// Logs what is wrong since the last time, and what is so no more.
+    pub(super) fn review(&mut self) {
+        let problems = BTreeSet::from_iter(self.problems(&self.mesh.link_status()));
+        for problem in problems.difference(&self.logged) {
+            tracing::warn!("{problem}");
+        }
+        for problem in self.logged.difference(&problems) {
+            tracing::info!("no longer: {problem}");
+        }
+        self.logged = problems;
     }
 
     /// What is wrong, in plain words.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, Write as _},
+    io::Write as _,
     net::Ipv6Addr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -95,7 +95,7 @@ pub(super) fn run(args: &CaptureArgs, state: Option<&Path>) -> Result<ExitCode> 
             }
         }
         if let Some(file) = file {
-            let text = file.finish()?;
+            let text = file.summary();
             let lost =
                 if missed > 0 { format!("; {missed} were left out, as they came too fast") } else { String::new() };
             output::print(&format!("{text}{lost}\n"))?;
@@ -104,17 +104,18 @@ pub(super) fn run(args: &CaptureArgs, state: Option<&Path>) -> Result<ExitCode> 
     })
 }
 
-/// A file for Wireshark.
+/// A file for Wireshark. Each packet is in it at once, so that it can be looked at while it grows, and is whole however the
+/// program ends.
 struct Pcap {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: File,
     count: u64,
 }
 
 impl Pcap {
     fn create(path: &Path) -> Result<Self> {
         let create = || {
-            let mut file = BufWriter::new(File::create(path)?);
+            let mut file = File::create(path)?;
             file.write_all(&pcap::header())?;
             Ok::<_, std::io::Error>(file)
         };
@@ -129,20 +130,16 @@ impl Pcap {
             || "the daemon sent a packet that is none",
             || "it runs another version of atoll: start it again with this one",
         )?;
-        self.count += 1;
-        self.written(|file| file.write_all(&pcap::record(*at_us, &packet)))
-    }
-
-    fn finish(mut self) -> Result<String> {
-        self.written(BufWriter::flush)?;
-        Ok(format!("{} packets in {}", self.count, self.path.display()))
-    }
-
-    fn written(&mut self, write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
-        write(&mut self.file).or_fail(
+        self.file.write_all(&pcap::record(*at_us, &packet)).or_fail(
             || format!("cannot write {}", self.path.display()),
             || "make room on that disk, or name another file",
-        )
+        )?;
+        self.count += 1;
+        Ok(())
+    }
+
+    fn summary(&self) -> String {
+        format!("{} packets in {}", self.count, self.path.display())
     }
 }
 
