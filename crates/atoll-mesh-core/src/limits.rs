@@ -8,14 +8,16 @@ pub const MTU: usize = 1370;
 pub const MTU_MIN: usize = 1280;
 /// What a link must carry at least, in bytes of a datagram: the smallest packet that IPv6 allows a network to be bound to.
 pub const DATAGRAM_BYTES_MIN: u16 = (MTU_MIN + crate::wire::data::OVERHEAD_BYTES) as u16;
-/// How often a link's largest datagram is confirmed.
-pub const MTU_PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a link's largest datagram is confirmed while the link is used.
+pub const MTU_PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is tried whether a path carries the least again that a link must.
+pub const MTU_NARROW_INTERVAL: Duration = Duration::from_secs(10);
 /// Every so many times larger sizes are tried too.
-pub const MTU_PROBE_FULL_EVERY: u32 = 10;
+pub const MTU_PROBE_FULL_EVERY: u32 = 120;
 /// Time between two tries of that.
-pub const MTU_PROBE_RETRY: Duration = Duration::from_secs(1);
-/// Tries.
-pub const MTU_PROBE_TRIES_MAX: u32 = 3;
+pub const MTU_PROBE_RETRY: Duration = Duration::from_millis(500);
+/// Tries: a link that loses a fifth each way fails them all once in 150 rounds.
+pub const MTU_PROBE_TRIES_MAX: u32 = 5;
 /// Largest control payload within a link frame; with all headers it fits the smallest IPv6 MTU.
 pub const CONTROL_BYTES_MAX: usize = 1100;
 

@@ -1,25 +1,31 @@
 //! How large a datagram may be on one link, found out by asking (packetization layer path MTU discovery, RFC 8899).
 //!
 //! A link starts at what the smallest packets of IPv6 need. Probes of the usual sizes are sent side by side; each that is
-//! acknowledged raises the bound. The bound of a link that is used is confirmed every minute: a path that shrinks is noticed without any message
-//! from routers, which firewalls like to swallow. Every tenth time larger sizes are tried too.
+//! acknowledged raises the bound. The bound of a link that is used is confirmed every few seconds: a path that shrinks is
+//! noticed without any message from routers, which firewalls like to swallow. Now and then larger sizes are tried too. A
+//! path on which not even the smallest packets of IPv6 fit is *narrow*, and nothing is routed over it.
 
 use crate::{
-    limits::{DATAGRAM_BYTES_MIN, MTU_PROBE_FULL_EVERY, MTU_PROBE_INTERVAL, MTU_PROBE_RETRY, MTU_PROBE_TRIES_MAX},
+    limits::{
+        DATAGRAM_BYTES_MIN, MTU_NARROW_INTERVAL, MTU_PROBE_FULL_EVERY, MTU_PROBE_INTERVAL, MTU_PROBE_RETRY,
+        MTU_PROBE_TRIES_MAX,
+    },
     time::Time,
 };
 
-/// Datagram sizes that are worth a probe, ascending: behind tunnels and PPPoE, Ethernet over IPv6 and over IPv4, jumbo
-/// frames over IPv6.
-pub(crate) const SIZES: [u16; 4] = [1392, 1452, 1472, 8952];
+/// Datagram sizes that are worth a probe, ascending: the least that a link must carry; behind tunnels and PPPoE, Ethernet
+/// over IPv6 and over IPv4, jumbo frames over IPv6.
+pub(crate) const SIZES: [u16; 5] = [DATAGRAM_BYTES_MIN, 1392, 1452, 1472, 8952];
 
 /// What is known of one link.
 #[derive(Debug, Clone)]
 pub(crate) struct LinkMtu {
-    /// Largest that was acknowledged.
+    /// Largest that was acknowledged; before that, the least that a link must carry.
     confirmed: u16,
     /// Largest that was acknowledged in this round; a round that ends below `confirmed` lowers it.
     round: u16,
+    /// Not even the least passes.
+    is_narrow: bool,
     /// Rounds since one that tried all sizes.
     rounds: u32,
     tries: u32,
@@ -30,12 +36,17 @@ pub(crate) struct LinkMtu {
 
 impl LinkMtu {
     pub(crate) const fn new(now: Time) -> Self {
-        Self { confirmed: DATAGRAM_BYTES_MIN, round: DATAGRAM_BYTES_MIN, rounds: 0, tries: 0, known: now, next: now }
+        Self { confirmed: DATAGRAM_BYTES_MIN, round: 0, is_narrow: false, rounds: 0, tries: 0, known: now, next: now }
     }
 
     /// Bytes that a datagram may have.
     pub(crate) const fn datagram_bytes(&self) -> u16 {
         self.confirmed
+    }
+
+    /// Whether the path carries less than a link must.
+    pub(crate) const fn is_narrow(&self) -> bool {
+        self.is_narrow
     }
 
     /// The link came up, perhaps over another path than before.
@@ -48,9 +59,10 @@ impl LinkMtu {
         self.next
     }
 
-    /// Since when the bound is known: it need not be confirmed before the link is used. Nothing during a round.
+    /// Since when the bound is known: it need not be confirmed before the link is used. Nothing during a round, or if the
+    /// link cannot be used as it is.
     pub(crate) const fn known_since(&self) -> Option<Time> {
-        if self.rounds > 0 && self.tries == 0 { Some(self.known) } else { None }
+        if self.rounds > 0 && self.tries == 0 && !self.is_narrow { Some(self.known) } else { None }
     }
 
     /// The sizes to probe now; whether the bound became lower.
@@ -58,20 +70,25 @@ impl LinkMtu {
         if now < self.next {
             return (Vec::new(), false);
         }
-        let is_lower = self.tries >= MTU_PROBE_TRIES_MAX && self.round < self.confirmed;
-        if is_lower {
-            // From the beginning, at once.
-            self.handle_up(now);
+        let mut is_lower = false;
+        if self.tries >= MTU_PROBE_TRIES_MAX && self.round < self.confirmed {
+            if self.confirmed > DATAGRAM_BYTES_MIN {
+                is_lower = true;
+                // From the beginning, at once.
+                self.handle_up(now);
+            } else {
+                is_lower = !core::mem::replace(&mut self.is_narrow, true);
+            }
         }
-        let is_full = self.rounds.is_multiple_of(MTU_PROBE_FULL_EVERY);
-        let wanted = |size: &u16| *size > self.round && if is_full { true } else { *size == self.confirmed };
+        let is_full = self.rounds.is_multiple_of(MTU_PROBE_FULL_EVERY) && !self.is_narrow;
+        let wanted = |size: &u16| *size > self.round && (is_full || *size == self.confirmed);
         let sizes: Vec<_> = SIZES.into_iter().filter(wanted).collect();
         if sizes.is_empty() || self.tries >= MTU_PROBE_TRIES_MAX {
-            self.round = DATAGRAM_BYTES_MIN;
+            self.round = 0;
             self.rounds += 1;
             self.tries = 0;
             self.known = now;
-            self.next = now + MTU_PROBE_INTERVAL;
+            self.next = now + if self.is_narrow { MTU_NARROW_INTERVAL } else { MTU_PROBE_INTERVAL };
             return (Vec::new(), is_lower);
         }
         self.tries += 1;
@@ -85,9 +102,24 @@ impl LinkMtu {
             return false;
         }
         self.round = self.round.max(size);
-        let is_higher = size > self.confirmed;
+        let is_higher = size > self.confirmed || self.is_narrow;
+        if core::mem::take(&mut self.is_narrow) {
+            // Perhaps there is room for more.
+            self.rounds = 0;
+        }
         self.confirmed = self.confirmed.max(size);
         is_higher
+    }
+
+    /// The own machine cannot send a datagram of so many bytes there. Whether the bound became lower; that the path is
+    /// narrow, only probes show.
+    pub(crate) fn handle_too_large(&mut self, bytes: usize, now: Time) -> bool {
+        let below = SIZES.into_iter().rfind(|size| usize::from(*size) < bytes).unwrap_or(DATAGRAM_BYTES_MIN);
+        let is_lower = below < self.confirmed;
+        if is_lower {
+            *self = Self { confirmed: below, ..Self::new(now) };
+        }
+        is_lower
     }
 }
 
@@ -121,14 +153,43 @@ mod tests {
         let (hour, now) = (Duration::from_secs(3600), mtu.deadline());
         let probes = pass(&mut mtu, 1472, now, hour);
         assert_eq!(mtu.datagram_bytes(), 1472);
-        assert!(probes < 60 * 2, "an idle link is not flooded: {probes}");
+        assert!(probes < 3600 / 5 + 60, "a link is not flooded: {probes}");
         let now = mtu.deadline();
         pass(&mut mtu, 1400, now, MTU_PROBE_INTERVAL * 3);
         assert_eq!(mtu.datagram_bytes(), 1392);
         let now = mtu.deadline();
-        pass(&mut mtu, 0, now, MTU_PROBE_INTERVAL * 3);
-        assert_eq!(mtu.datagram_bytes(), DATAGRAM_BYTES_MIN);
+        pass(&mut mtu, 1362, now, MTU_PROBE_INTERVAL * 3);
+        assert_eq!((mtu.datagram_bytes(), mtu.is_narrow()), (DATAGRAM_BYTES_MIN, false));
         mtu.handle_up(now);
         assert!(!mtu.handle_acknowledgement(9000), "nobody asked for this size");
+    }
+
+    #[test]
+    fn a_path_that_carries_no_packet_of_ipv6_is_narrow_until_it_does() {
+        let mut mtu = LinkMtu::new(Time::ZERO);
+        pass(&mut mtu, 1361, Time::ZERO, MTU_PROBE_RETRY * MTU_PROBE_TRIES_MAX + Duration::from_millis(1));
+        assert!(mtu.is_narrow() && mtu.known_since().is_none(), "it is asked again though nothing uses it");
+        let now = mtu.deadline();
+        let probes = pass(&mut mtu, 1361, now, Duration::from_secs(3600));
+        assert!(mtu.is_narrow() && probes < 1500, "{probes}");
+        let now = mtu.deadline();
+        pass(&mut mtu, 1472, now, MTU_PROBE_RETRY * 2);
+        assert_eq!((mtu.datagram_bytes(), mtu.is_narrow()), (1472, false));
+    }
+
+    #[test]
+    fn what_the_own_machine_cannot_send_lowers_the_bound_at_once() {
+        let mut mtu = LinkMtu::new(Time::ZERO);
+        pass(&mut mtu, 8952, Time::ZERO, Duration::from_millis(1));
+        let now = mtu.deadline();
+        for (refused, expected, is_lower) in
+            [(8952, 1472, true), (8952, 1472, false), (1450, 1392, true), (1392, 1362, true), (1362, 1362, false)]
+        {
+            assert_eq!(mtu.handle_too_large(refused, now), is_lower, "{refused}");
+            assert_eq!(mtu.datagram_bytes(), expected, "{refused}");
+            assert_eq!(mtu.deadline(), now, "it is asked anew at once");
+        }
+        pass(&mut mtu, 1361, now, MTU_PROBE_RETRY * MTU_PROBE_TRIES_MAX + Duration::from_millis(1));
+        assert!(mtu.is_narrow());
     }
 }

@@ -326,6 +326,9 @@ impl Io {
         while let Some(endpoint) = self.sender.next_refused() {
             mesh.handle_refused(endpoint, self.now());
         }
+        if let Some((endpoint, bytes)) = self.sender.next_too_large() {
+            mesh.handle_too_large(endpoint, bytes, self.now());
+        }
     }
 
     /// Sends what waited, and ends the time of waiting when the socket was never full for long enough.

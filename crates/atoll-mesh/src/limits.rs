@@ -133,6 +133,10 @@ pub const API_STOP_MAX: Duration = Duration::from_secs(1);
 pub const PEER_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked what is wrong, to log it.
 pub const REVIEW_INTERVAL: Duration = Duration::from_secs(5);
+/// Headers of a datagram over IPv4.
+pub const IPV4_UDP_BYTES: usize = 20 + 8;
+/// Headers of a datagram over IPv6.
+pub const IPV6_UDP_BYTES: usize = 40 + 8;
 /// UDP port of the beacons.
 pub const BEACON_PORT: u16 = 4869;
 /// Shortest time between two questions whether the interfaces of links still have a carrier; asked only while something

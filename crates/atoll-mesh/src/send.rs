@@ -6,6 +6,7 @@ use std::{
 };
 
 use atoll_mesh_core::{ecn::Ecn, stream::is_stream};
+use atoll_os::udp::is_too_large;
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -30,6 +31,8 @@ pub(crate) struct Sender {
     pub(crate) errors: u64,
     /// The network said something of earlier datagrams.
     is_told: bool,
+    /// A neighbour to which the interface carries no datagram of so many bytes.
+    too_large: Option<(SocketAddr, usize)>,
     /// What the socket has not taken yet.
     stuck: Stuck,
     was_full: bool,
@@ -41,10 +44,8 @@ pub(crate) struct Sender {
 
 impl Sender {
     pub(crate) fn new(udp: UdpSocket, is_ipv6: bool) -> io::Result<Self> {
-        let state = UdpSocketState::new((&udp).into())?;
+        let state = state_of(&udp)?;
         atoll_os::udp::keep_errors(&udp);
-        // For which the library asked.
-        atoll_os::udp::forget_destinations(&udp);
         Ok(Self {
             udp: atoll_os::udp::watch(udp, Interest::READABLE)?,
             room: None,
@@ -53,6 +54,7 @@ impl Sender {
             sends: 0,
             errors: 0,
             is_told: false,
+            too_large: None,
             stuck: Stuck::default(),
             was_full: false,
             taken: 0,
@@ -101,6 +103,11 @@ impl Sender {
         let refused = atoll_os::udp::next_refused(self.udp.get_ref()).map(canonical);
         self.is_told = refused.is_some();
         refused
+    }
+
+    /// A neighbour, and the length of a datagram that was larger than what the interface towards it carries.
+    pub(crate) const fn next_too_large(&mut self) -> Option<(SocketAddr, usize)> {
+        self.too_large.take()
     }
 
     /// Sends a row of data. What the socket does not take waits, and is the first to go when it takes more.
@@ -187,6 +194,7 @@ impl Sender {
                     return done;
                 }
                 Err(error) => {
+                    self.learn_size(shape, contents, &error);
                     self.errors += contents.len().div_ceil(datagram_bytes.max(1)) as u64;
                     tracing::trace!(%error, %to, "datagrams were not sent");
                 }
@@ -194,6 +202,22 @@ impl Sender {
             done += contents.len();
         }
         done
+    }
+
+    /// Looks whether datagrams were not sent because they are too large. Of a row, older kernels say only that it is
+    /// invalid, and the library then sends no more rows at all: one datagram alone shows what it is.
+    fn learn_size(&mut self, shape: Shape, contents: &[u8], error: &io::Error) {
+        let destination = if self.is_ipv6 { mapped(shape.to) } else { shape.to };
+        let contents = &contents[..shape.datagram_bytes.min(contents.len())];
+        let alone = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
+        if is_too_large(error) || self.try_send(&alone).is_err_and(|error| is_too_large(&error)) {
+            self.too_large = Some((shape.to, contents.len()));
+            if self.state.max_gso_segments() == 1
+                && let Ok(state) = state_of(self.udp.get_ref())
+            {
+                self.state = state;
+            }
+        }
     }
 
     fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -221,6 +245,14 @@ impl Sender {
         }
         row.bytes = 0;
     }
+}
+
+/// What the library has to know of the socket.
+fn state_of(udp: &UdpSocket) -> io::Result<UdpSocketState> {
+    let state = UdpSocketState::new(udp.into())?;
+    // For which the library asks.
+    atoll_os::udp::forget_destinations(udp);
+    Ok(state)
 }
 
 /// Datagrams for one neighbour, side by side: all of one size, but the last, which may be shorter.

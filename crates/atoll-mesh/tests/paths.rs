@@ -148,3 +148,44 @@ fn two_links_to_one_neighbour_stand_ready() {
         wait("both links are up again", || up(&a) == 2 && up(&b) == 2);
     }
 }
+
+#[test]
+fn a_path_that_takes_less_all_of_a_sudden_carries_on_or_says_what_it_lacks() {
+    let (mut a, mut b) = (Place::new("a", 41), Place::new("b", 42));
+    a.join("eth", "10.7.0.1", &b, "eth", "10.7.0.2");
+    start(&mut b, &[]);
+    start(&mut a, &["10.7.0.2"]);
+    let set_mtu = |place: &Place, mtu: u16| drop(place.run(&format!("ip link set eth mtu {mtu}")));
+    // More than fits when the path takes less: then the kernel must know, and send it in two pieces.
+    let address = b.address().to_string();
+    let passes = || {
+        let mut ping = a.command("ping");
+        ping.args(["-6", "-n", "-q", "-c1", "-W1", "-s1300", &address]).output().expect("it starts").status.success()
+    };
+    wait("large packets arrive", || a.hops(&b) == Some(1) && passes());
+
+    for place in [&a, &b] {
+        set_mtu(place, 1450);
+    }
+    let took = wait("large packets arrive over smaller interfaces", passes);
+    println!("large packets arrive {took:?} after the interfaces became smaller");
+    // Of each way one is lost, and one is what the kernel learns it from.
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    // What is too large for its interface at the other end is dropped without a word.
+    set_mtu(&b, 1400);
+    let took = wait("large packets arrive over the smaller path", passes);
+    println!("large packets arrive {took:?} after the path became smaller");
+    assert!(took < Duration::from_secs(12), "{took:?}");
+
+    for place in [&a, &b] {
+        set_mtu(place, 1380);
+    }
+    // That shows when it is used.
+    wait("the link is not used any more", || !passes() && a.hops(&b).is_none() && b.hops(&a).is_none());
+    let problems = a.status().problems.join("\n");
+    assert!(problems.contains("10.7.0.2") && problems.contains("at least 1390"), "{problems}");
+    for place in [&a, &b] {
+        set_mtu(place, 1500);
+    }
+    wait("the link is used again", || a.hops(&b) == Some(1) && b.hops(&a) == Some(1) && passes());
+}

@@ -71,6 +71,11 @@ pub fn set_mark(socket: &impl AsFd, mark: u32) -> io::Result<()> {
     Ok(setsockopt(socket, sockopt::Mark, &mark)?)
 }
 
+/// Whether a datagram was not sent because the interface there carries none that large (EMSGSIZE).
+pub fn is_too_large(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
 /// The next endpoint of which ICMP says that nobody listens there (port unreachable), if there is one. Anybody can forge
 /// that. Other errors are skipped.
 pub fn next_refused(socket: &impl AsRawFd) -> Option<SocketAddr> {

@@ -10,7 +10,7 @@ use super::{
     paths::Paths,
 };
 use crate::{
-    babel::{self, Tlv, Writer},
+    babel::{self, INFINITY, Tlv, Writer},
     channel::Channel,
     handshake::Proven,
     limits::{HANDSHAKE_RETRY_MAX, LINK_COST_MAX, LINK_FORGET, PUNCHED_FORGET, REKEY_IDLE_FACTOR, STREAM_COST},
@@ -81,8 +81,11 @@ impl Link {
         }
     }
 
-    /// What it costs: over a connection more, however good that is.
+    /// What it costs: over a connection more, however good that is. Infinite, if not every packet of IPv6 fits.
     pub(super) fn cost(&self) -> u16 {
+        if self.mtu.is_narrow() {
+            return INFINITY;
+        }
         let extra = if is_stream(self.endpoint.ip()) { STREAM_COST } else { 0 };
         self.liveness.metric.cost().saturating_add(extra).min(LINK_COST_MAX)
     }

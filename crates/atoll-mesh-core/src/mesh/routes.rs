@@ -41,6 +41,16 @@ impl Mesh {
         }
     }
 
+    /// The operating system cannot send a datagram of so many bytes to an endpoint: the interface there carries less.
+    pub fn handle_too_large(&mut self, endpoint: SocketAddr, bytes: usize, now: Time) {
+        let links = self.links.iter_mut().filter(|(_, link)| link.endpoint == endpoint);
+        let lower = links.filter_map(|(id, link)| link.mtu.handle_too_large(bytes, now).then_some(*id));
+        for id in lower.collect::<Vec<_>>() {
+            self.settle_link(id, now);
+            self.schedule_link(id);
+        }
+    }
+
     /// Sets what is announced and believed over a link, and its price.
     pub fn set_link_policy(&mut self, id: LinkId, policy: LinkPolicy, now: Time) {
         let Some(link) = self.links.get_mut(&id) else { return };

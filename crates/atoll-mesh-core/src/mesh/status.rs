@@ -111,8 +111,11 @@ pub struct LinkStatus {
     pub endpoint: SocketAddr,
     /// How it came to be.
     pub origin: Origin,
-    /// Whether it works in both directions.
+    /// Whether it works in both directions, and is not narrow.
     pub is_up: bool,
+    /// Whether it works, but carries fewer bytes than [`DATAGRAM_BYTES_MIN`](crate::limits::DATAGRAM_BYTES_MIN) in a
+    /// datagram, and therefore no packets.
+    pub is_narrow: bool,
     /// Whether the other end turned out to be this node itself.
     pub is_self: bool,
     /// Smoothed round trip.
@@ -179,13 +182,17 @@ pub struct SessionStatus {
 impl Mesh {
     /// All links.
     pub fn link_status(&self) -> Vec<LinkStatus> {
+        let works = |link: &super::Link| {
+            link.liveness.is_up() && (link.realm.id == self.local.region || link.granted.is_some())
+        };
         let status = |(id, link): (&LinkId, &super::Link)| LinkStatus {
             link: *id,
             node: link.peer.map(|peer| peer.node),
             region: Some(link.realm.id).filter(|region| *region != self.local.region),
             endpoint: link.endpoint,
             origin: link.origin,
-            is_up: link.liveness.is_up() && (link.realm.id == self.local.region || link.granted.is_some()),
+            is_up: works(link) && !link.mtu.is_narrow(),
+            is_narrow: works(link) && link.mtu.is_narrow(),
             is_self: link.is_self(),
             rtt: link.liveness.metric.rtt(),
             cost: link.cost(),

@@ -7,7 +7,7 @@ use std::{
 
 use atoll_api::mesh::{self as api_types, CaptureRequest, Captured, MeshStatus};
 use atoll_base::{MeshAddr, NodeId, RegionPrefix};
-use atoll_mesh_core::{LinkId, Origin, routing::Verdict};
+use atoll_mesh_core::{LinkId, Origin, limits::DATAGRAM_BYTES_MIN, routing::Verdict};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::Daemon;
@@ -17,7 +17,7 @@ use crate::{
     capture::Tap,
     config::Transport,
     discovery::Discovery,
-    limits::PEER_PATIENCE,
+    limits::{IPV4_UDP_BYTES, IPV6_UDP_BYTES, PEER_PATIENCE},
     metrics::Snapshot,
 };
 
@@ -204,7 +204,7 @@ impl Daemon {
                     .push(format!("peer {}: its name or interface is not known here; check the spelling", peer.peer));
             } else if link.is_some_and(|link| link.is_self) {
                 problems.push(format!("peer {} is this node itself; remove it from `peers`", peer.peer));
-            } else if link.is_some_and(|link| !link.is_up) {
+            } else if link.is_some_and(|link| !link.is_up && !link.is_narrow) {
                 if peer.silent_since.elapsed() >= PEER_PATIENCE {
                     problems.push(format!(
                         "peer {} does not answer; check that it runs, belongs to this region, and that {} passes",
@@ -219,6 +219,15 @@ impl Daemon {
             }
             peer.silent_since = Instant::now();
         }
+        problems.extend(links.iter().filter(|link| link.is_narrow).map(|link| {
+            let (endpoint, least) = (self.shown(link.endpoint), usize::from(DATAGRAM_BYTES_MIN));
+            let headers = if link.endpoint.is_ipv4() { IPV4_UDP_BYTES } else { IPV6_UDP_BYTES };
+            let mtu = least + headers;
+            format!(
+                "nothing is sent over the link to {endpoint}: too small an MTU on the way there, which must be at least \
+                 {mtu}; raise it, or use a link over TLS"
+            )
+        }));
         if self.mesh.reaches_exit() == Some(false) {
             problems.push("exit: there is no way to it; check that it runs, or name another".to_owned());
         }

@@ -55,7 +55,7 @@ pub(super) fn logs() -> &'static str {
 
 /// Reads the configuration of a daemon.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let cure = || "`atoll up` writes these files, below `members/` of the state directory";
+    let cure = || "correct it, or name another file; those of a region are written by `atoll up`";
     let text = std::fs::read_to_string(path).or_fail(|| format!("cannot read {}", path.display()), cure)?;
     toml::from_str(&text).or_fail(|| format!("{} is not a configuration of this daemon", path.display()), cure)
 }

@@ -2,6 +2,9 @@
 
 use std::{error::Error, fmt, io};
 
+/// Longest line of an error, in characters: some quote a line of a file, and that may be no text at all.
+const LINE_CHARS_MAX: usize = 400;
+
 /// A failure with its cure. Put it anywhere in an [`anyhow::Error`]'s chain; [`render`] finds it there.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -92,7 +95,10 @@ fn indent(label: &str, message: &str) -> String {
         } else {
             text.push_str("    ");
         }
-        text.push_str(line);
+        match line.char_indices().nth(LINE_CHARS_MAX) {
+            Some((end, _)) => text.extend([&line[..end], "…"]),
+            None => text.push_str(line),
+        }
         text.push('\n');
     }
     text
@@ -127,6 +133,14 @@ mod tests {
     fn long_messages_are_indented_and_repetition_is_dropped() {
         let error = fail("two\nlines", "wait").context("two\nlines");
         assert_eq!(render(&error), "error: two\n    lines\n  what to do: wait\n");
+    }
+
+    #[test]
+    fn a_line_of_which_nobody_sees_the_end_is_cut() {
+        let error = fail("é".repeat(LINE_CHARS_MAX + 1), "x".repeat(LINE_CHARS_MAX));
+        let expected =
+            format!("error: {}…\n  what to do: {}\n", "é".repeat(LINE_CHARS_MAX), "x".repeat(LINE_CHARS_MAX));
+        assert_eq!(render(&error), expected);
     }
 
     #[test]
