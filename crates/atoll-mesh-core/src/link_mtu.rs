@@ -44,6 +44,11 @@ impl LinkMtu {
         self.confirmed
     }
 
+    /// Whether no larger size is worth a probe.
+    pub(crate) const fn is_largest(&self) -> bool {
+        self.confirmed == SIZES[SIZES.len() - 1]
+    }
+
     /// Whether the path carries less than a link must.
     pub(crate) const fn is_narrow(&self) -> bool {
         self.is_narrow

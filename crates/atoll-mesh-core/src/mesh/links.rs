@@ -131,8 +131,12 @@ impl Link {
         self.channel.wants_rekey(&tuning, now)
     }
 
-    /// Whether it matters how large its datagrams may be: an idle link is not asked again before it is used.
+    /// Whether it matters how large its datagrams may be: an idle link is not asked again before it is used, and a connection
+    /// carries what it carried once.
     fn needs_mtu(&self) -> bool {
+        if is_stream(self.endpoint.ip()) && self.mtu.is_largest() {
+            return false;
+        }
         let is_used = || self.mtu.known_since().is_none_or(|since| self.liveness.is_used_since(since));
         self.liveness.is_up() && is_used()
     }
