@@ -208,10 +208,11 @@ impl Sender {
     /// invalid, and the library then sends no more rows at all: one datagram alone shows what it is.
     fn learn_size(&mut self, shape: Shape, contents: &[u8], error: &io::Error) {
         let destination = if self.is_ipv6 { mapped(shape.to) } else { shape.to };
-        let contents = &contents[..shape.datagram_bytes.min(contents.len())];
-        let alone = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
-        if is_too_large(error) || self.try_send(&alone).is_err_and(|error| is_too_large(&error)) {
-            self.too_large = Some((shape.to, contents.len()));
+        let first = &contents[..shape.datagram_bytes.min(contents.len())];
+        let alone = Transmit { destination, ecn: None, contents: first, segment_size: None, src_ip: None };
+        let is_row = first.len() < contents.len();
+        if is_too_large(error) || is_row && self.try_send(&alone).is_err_and(|error| is_too_large(&error)) {
+            self.too_large = Some((shape.to, first.len()));
             if self.state.max_gso_segments() == 1
                 && let Ok(state) = state_of(self.udp.get_ref())
             {

@@ -1,6 +1,7 @@
 //! Founding a region: keys, charter, configuration. Done once, before anything starts.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, OpenOptions},
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -16,7 +17,11 @@ use atoll_base::{
     charter::{Allocation, CHARTER_VERSION, Currency, Prices, Timing},
 };
 
-use super::{layout::Layout, members::members, settings::Settings};
+use super::{
+    layout::Layout,
+    members::{Role, members},
+    settings::Settings,
+};
 use crate::cli::failure::fail;
 
 /// The smallest units of a coin: 18 decimals, as wallets expect.
@@ -173,6 +178,30 @@ pub(super) fn check_rules(layout: &Layout, settings: &Settings) -> Result<()> {
     Err(fail(format!("region '{}' {says}, and its charter does not change", settings.region.name), cure))
 }
 
+/// Refuses another number of members than the region was founded with: they have keys, and the validators stand in the
+/// charter.
+pub(super) fn check_size(layout: &Layout, settings: &Settings) -> Result<()> {
+    let wanted: BTreeSet<String> = members(settings, false).into_iter().map(|member| member.name).collect();
+    let Ok(dirs) = fs::read_dir(layout.root().join("members")) else { return Ok(()) };
+    // Those of a founding that was interrupted never started.
+    let names = dirs.filter_map(|dir| dir.ok()?.file_name().into_string().ok());
+    let started: BTreeSet<String> =
+        names.filter(|name| layout.daemon_config(name, Role::Mesh.name()).exists()).collect();
+    if started.is_empty() || started == wanted {
+        return Ok(());
+    }
+    let validators = load_charter(layout)?.validators.len();
+    let is_single = started.contains(&settings.region.name);
+    let nodes = if is_single { 1 } else { started.iter().filter(|name| name.starts_with('n')).count() };
+    Err(fail(
+        format!(
+            "region '{}' was founded with {validators} validator(s) and {nodes} node(s) on this machine, and [size] says {} and {}",
+            settings.region.name, settings.size.validators, settings.size.nodes
+        ),
+        format!("write `validators = {validators}` and `nodes = {nodes}` in [size] of its atoll.toml"),
+    ))
+}
+
 /// Refuses to use a directory for a region that it does not belong to.
 pub(super) fn check_same(layout: &Layout, settings: &Settings, name: Option<&str>) -> Result<()> {
     match name {
@@ -224,6 +253,31 @@ mod tests {
         assert_eq!(founded(None), (false, [true, true, false]));
         assert_eq!(founded(Some(false)), (false, [true, true, false]));
         assert_eq!(founded(Some(true)), (true, [true, false, true]));
+    }
+
+    #[test]
+    fn a_region_keeps_its_size() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let layout = Layout::find(Some(dir.path()), "lab");
+        let size = |validators, nodes| Settings::new("lab", Size { validators, nodes }, Ports::default());
+        // Interrupted, and then founded smaller.
+        found(&layout, &size(4, 3)).expect("founds");
+        fs::remove_file(layout.settings()).expect("removes");
+        found(&layout, &size(4, 2)).expect("founds again");
+        assert!(check_size(&layout, &size(4, 3)).is_ok(), "nothing has started yet");
+        for member in members(&size(4, 2), false) {
+            fs::write(layout.daemon_config(&member.name, "mesh"), "").expect("written");
+        }
+        assert!(check_size(&layout, &size(4, 2)).is_ok());
+        for (validators, nodes) in [(4, 1), (4, 3), (1, 2), (5, 2), (1, 1)] {
+            let error = check_size(&layout, &size(validators, nodes)).expect_err("another size").to_string();
+            assert!(
+                error.contains(&format!(
+                    "4 validator(s) and 2 node(s) on this machine, and [size] says {validators} and {nodes}"
+                )),
+                "{error}"
+            );
+        }
     }
 
     #[test]

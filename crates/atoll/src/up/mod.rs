@@ -134,6 +134,7 @@ fn open_or_found(layout: &Layout, args: &UpArgs) -> Result<Settings> {
         found::check_same(layout, &settings, args.name.as_deref())?;
         found::check_rules(layout, &settings)?;
         check_unchanged(layout, &settings, args)?;
+        found::check_size(layout, &settings)?;
         let charter = found::load_charter(layout)?;
         let capacity = machine::capacity(layout, &settings)?;
         Plan { layout, settings: &settings, charter: &charter, capacity }.check_mesh()?;
@@ -186,7 +187,7 @@ fn check_unchanged(layout: &Layout, settings: &Settings, args: &UpArgs) -> Resul
     if port_differs(args.gateway_port, settings.ports.gateway) || port_differs(args.rpc_port, settings.ports.rpc) {
         return Err(fail(
             "a region that exists takes its ports from its configuration",
-            "change [ports] in its atoll.toml, then `atoll down` and `atoll up`",
+            "change [ports] in its atoll.toml, then `atoll up` without these options",
         ));
     }
     Ok(())
