@@ -43,7 +43,7 @@ use crate::{
     learned::Learned,
     limits::{
         API_STOP_MAX, CARRIER_INTERVAL, LEARNED_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL,
-        RESOLVE_KNOWN_INTERVAL, REST_TURN, REVIEW_INTERVAL, TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
+        RESOLVE_KNOWN_INTERVAL, REST_TURN, REVIEW_INTERVAL, REVIEW_QUIET_INTERVAL, TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
     },
     reload::{Reloader, at_hangups, hangups},
     tls::News,
@@ -120,6 +120,7 @@ async fn start(config: Config, file: Option<PathBuf>, shutdown: impl Future<Outp
         sent_before_look: 0,
         probes: BTreeMap::new(),
         logged: BTreeSet::new(),
+        is_shaken: false,
     };
     daemon.set_peers(wanted);
     let result = daemon.run(requests, endpoints, &mut news, shutdown).await;
@@ -194,6 +195,8 @@ struct Daemon {
     probes: BTreeMap<u64, ProbeAnswer>,
     /// What is wrong, as the log says.
     logged: BTreeSet<String>,
+    /// Links came up or went down since it was looked what is wrong.
+    is_shaken: bool,
 }
 
 /// Whose endpoint was found.
@@ -239,18 +242,20 @@ impl Daemon {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), MeshError> {
         self.tell_addresses();
-        let [mut tell, mut sweep, mut learn, mut review] =
-            [PLAIN_LOOK_INTERVAL, TLS_SWEEP_INTERVAL, LEARNED_INTERVAL, REVIEW_INTERVAL].map(every);
-        // At the start nobody can have answered.
-        review.reset();
+        let [mut tell, mut sweep, mut learn] = [PLAIN_LOOK_INTERVAL, TLS_SWEEP_INTERVAL, LEARNED_INTERVAL].map(every);
         let mut pace = Pace::default();
-        let beacon = sleep_until(Instant::now());
-        tokio::pin!(shutdown, beacon);
+        // At the start nobody can have answered.
+        let [beacon, review] = [Duration::ZERO, REVIEW_INTERVAL].map(|pause| sleep_until(Instant::now() + pause));
+        tokio::pin!(shutdown, beacon, review);
         let mut alarm = Alarm::new().map_err(MeshError::Timer)?;
         let (mut look, mut turn) = (None, 0_u32);
         loop {
             turn = turn.wrapping_add(1);
             self.settle();
+            if core::mem::take(&mut self.is_shaken) {
+                let soon = review.deadline().min(Instant::now() + REVIEW_INTERVAL);
+                review.as_mut().reset(soon);
+            }
             if self.io.streams().is_crowded() {
                 self.io.streams().relieve();
                 tokio::task::yield_now().await;
@@ -285,7 +290,10 @@ impl Daemon {
                 Some(told) = news.recv(), if self.tls.is_some() => self.handle_news(told, news),
                 _ = sweep.tick(), if self.tls.is_some() => self.sweep_streams(),
                 _ = learn.tick(), if !self.learned.is_idle() => self.step_learned(),
-                _ = review.tick() => self.review(),
+                () = &mut review => {
+                    let pause = if self.review() { REVIEW_QUIET_INTERVAL } else { REVIEW_INTERVAL };
+                    review.as_mut().reset(Instant::now() + pause);
+                }
                 _ = tell.tick(), if self.babel.is_some() => {
                     if let Some(babel) = &self.babel {
                         babel.tell(&self.mesh);
@@ -332,6 +340,7 @@ impl Daemon {
         while let Some(event) = self.mesh.poll_event() {
             if matches!(event, Event::LinkUp { .. } | Event::LinkMoved { .. } | Event::LinkDown { .. }) {
                 self.tell_neighbours();
+                self.is_shaken = true;
             }
             match event {
                 Event::LinkUp { link, node, endpoint } => {

@@ -131,8 +131,10 @@ pub const BEACONS_EAGER: u32 = 5;
 pub const API_STOP_MAX: Duration = Duration::from_secs(1);
 /// A static peer that does not answer for this long is shown as a problem.
 pub const PEER_PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is looked what is wrong, to log it.
+/// How often it is looked what is wrong, to log it, and how long after a link came up or went down.
 pub const REVIEW_INTERVAL: Duration = Duration::from_secs(5);
+/// The same while nothing is.
+pub const REVIEW_QUIET_INTERVAL: Duration = Duration::from_secs(60);
 /// Headers of a datagram over IPv4.
 pub const IPV4_UDP_BYTES: usize = 20 + 8;
 /// Headers of a datagram over IPv6.

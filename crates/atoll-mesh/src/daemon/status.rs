@@ -181,8 +181,8 @@ impl Daemon {
         self.mesh.link_status().iter().filter_map(|link| Some((link.link, link.node?))).collect()
     }
 
-    /// Logs what is wrong since the last time, and what is so no more.
-    pub(super) fn review(&mut self) {
+    /// Logs what is wrong since the last time, and what is so no more. Whether all is well.
+    pub(super) fn review(&mut self) -> bool {
         let problems = BTreeSet::from_iter(self.problems(&self.mesh.link_status()));
         for problem in problems.difference(&self.logged) {
             tracing::warn!("{problem}");
@@ -191,6 +191,7 @@ impl Daemon {
             tracing::info!("no longer: {problem}");
         }
         self.logged = problems;
+        self.logged.is_empty()
     }
 
     /// What is wrong, in plain words.
