@@ -7,7 +7,7 @@ mod status;
 mod streams;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -43,12 +43,13 @@ use crate::{
     learned::Learned,
     limits::{
         API_STOP_MAX, CARRIER_INTERVAL, LEARNED_INTERVAL, PLAIN_LOOK_INTERVAL, REQUESTS_MAX, RESOLVE_INTERVAL,
-        RESOLVE_KNOWN_INTERVAL, REST_TURN, REVIEW_INTERVAL, REVIEW_QUIET_INTERVAL, TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
+        RESOLVE_KNOWN_INTERVAL, REST_TURN, TLS_BATCHES_MAX, TLS_SWEEP_INTERVAL,
     },
     reload::{Reloader, at_hangups, hangups},
     tls::News,
     trace::Answered,
 };
+use status::Review;
 use streams::Tls;
 
 /// Runs the daemon until `shutdown` completes. Its configuration stays as it is.
@@ -119,8 +120,7 @@ async fn start(config: Config, file: Option<PathBuf>, shutdown: impl Future<Outp
         behind: BTreeMap::new(),
         sent_before_look: 0,
         probes: BTreeMap::new(),
-        logged: BTreeSet::new(),
-        is_shaken: false,
+        review: Review::default(),
     };
     daemon.set_peers(wanted);
     let result = daemon.run(requests, endpoints, &mut news, shutdown).await;
@@ -194,9 +194,7 @@ struct Daemon {
     /// Who waits for the answer to a probe.
     probes: BTreeMap<u64, ProbeAnswer>,
     /// What is wrong, as the log says.
-    logged: BTreeSet<String>,
-    /// Links came up or went down since it was looked what is wrong.
-    is_shaken: bool,
+    review: Review,
 }
 
 /// Whose endpoint was found.
@@ -244,18 +242,13 @@ impl Daemon {
         self.tell_addresses();
         let [mut tell, mut sweep, mut learn] = [PLAIN_LOOK_INTERVAL, TLS_SWEEP_INTERVAL, LEARNED_INTERVAL].map(every);
         let mut pace = Pace::default();
-        // At the start nobody can have answered.
-        let [beacon, review] = [Duration::ZERO, REVIEW_INTERVAL].map(|pause| sleep_until(Instant::now() + pause));
-        tokio::pin!(shutdown, beacon, review);
+        let beacon = sleep_until(Instant::now());
+        tokio::pin!(shutdown, beacon);
         let mut alarm = Alarm::new().map_err(MeshError::Timer)?;
         let (mut look, mut turn) = (None, 0_u32);
         loop {
             turn = turn.wrapping_add(1);
             self.settle();
-            if core::mem::take(&mut self.is_shaken) {
-                let soon = review.deadline().min(Instant::now() + REVIEW_INTERVAL);
-                review.as_mut().reset(soon);
-            }
             if self.io.streams().is_crowded() {
                 self.io.streams().relieve();
                 tokio::task::yield_now().await;
@@ -265,9 +258,7 @@ impl Daemon {
                 look = Some(Instant::now() + CARRIER_INTERVAL);
             }
             let deadline = self.mesh.poll_timeout().map(|(at, _)| self.io.instant(at));
-            if let Some(next) = deadline.into_iter().chain(look).min() {
-                alarm.set(next);
-            }
+            alarm.set(deadline.into_iter().chain(look).fold(self.review.due(), Instant::min));
             // A packet that comes in finds all the rest not even looked at; but that has its turns, too.
             let is_turn_of_rest = turn.is_multiple_of(REST_TURN);
             tokio::select! {
@@ -280,6 +271,9 @@ impl Daemon {
                     if look.take_if(|at| *at <= Instant::now()).is_some() {
                         self.look_at_carriers()?;
                     }
+                    if self.review.due() <= Instant::now() {
+                        self.review();
+                    }
                 }
                 Some(change) = self.watch.next() => match change {
                     LinkChange::Lost(index) => self.lose_interface(index),
@@ -290,10 +284,6 @@ impl Daemon {
                 Some(told) = news.recv(), if self.tls.is_some() => self.handle_news(told, news),
                 _ = sweep.tick(), if self.tls.is_some() => self.sweep_streams(),
                 _ = learn.tick(), if !self.learned.is_idle() => self.step_learned(),
-                () = &mut review => {
-                    let pause = if self.review() { REVIEW_QUIET_INTERVAL } else { REVIEW_INTERVAL };
-                    review.as_mut().reset(Instant::now() + pause);
-                }
                 _ = tell.tick(), if self.babel.is_some() => {
                     if let Some(babel) = &self.babel {
                         babel.tell(&self.mesh);
@@ -340,7 +330,7 @@ impl Daemon {
         while let Some(event) = self.mesh.poll_event() {
             if matches!(event, Event::LinkUp { .. } | Event::LinkMoved { .. } | Event::LinkDown { .. }) {
                 self.tell_neighbours();
-                self.is_shaken = true;
+                self.review.hurry();
             }
             match event {
                 Event::LinkUp { link, node, endpoint } => {

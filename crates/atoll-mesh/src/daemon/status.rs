@@ -17,9 +17,33 @@ use crate::{
     capture::Tap,
     config::Transport,
     discovery::Discovery,
-    limits::{IPV4_UDP_BYTES, IPV6_UDP_BYTES, PEER_PATIENCE},
+    limits::{IPV4_UDP_BYTES, IPV6_UDP_BYTES, PEER_PATIENCE, REVIEW_INTERVAL, REVIEW_QUIET_INTERVAL},
     metrics::Snapshot,
 };
+
+/// What is wrong, as the log says, and when that is looked at again.
+pub(super) struct Review {
+    logged: BTreeSet<String>,
+    due: Instant,
+}
+
+impl Default for Review {
+    /// At the start nobody can have answered.
+    fn default() -> Self {
+        Self { logged: BTreeSet::new(), due: Instant::now() + REVIEW_INTERVAL }
+    }
+}
+
+impl Review {
+    pub(super) const fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// A link came up or went down.
+    pub(super) fn hurry(&mut self) {
+        self.due = self.due.min(Instant::now() + REVIEW_INTERVAL);
+    }
+}
 
 impl Daemon {
     /// Answers a question; whoever asked may have gone away.
@@ -181,17 +205,17 @@ impl Daemon {
         self.mesh.link_status().iter().filter_map(|link| Some((link.link, link.node?))).collect()
     }
 
-    /// Logs what is wrong since the last time, and what is so no more. Whether all is well.
-    pub(super) fn review(&mut self) -> bool {
+    /// Logs what is wrong since the last time, and what is so no more.
+    pub(super) fn review(&mut self) {
         let problems = BTreeSet::from_iter(self.problems(&self.mesh.link_status()));
-        for problem in problems.difference(&self.logged) {
+        for problem in problems.difference(&self.review.logged) {
             tracing::warn!("{problem}");
         }
-        for problem in self.logged.difference(&problems) {
+        for problem in self.review.logged.difference(&problems) {
             tracing::info!("no longer: {problem}");
         }
-        self.logged = problems;
-        self.logged.is_empty()
+        let pause = if problems.is_empty() { REVIEW_QUIET_INTERVAL } else { REVIEW_INTERVAL };
+        self.review = Review { logged: problems, due: Instant::now() + pause };
     }
 
     /// What is wrong, in plain words.
