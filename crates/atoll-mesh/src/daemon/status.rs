@@ -207,14 +207,17 @@ impl Daemon {
 
     /// Logs what is wrong since the last time, and what is so no more.
     pub(super) fn review(&mut self) {
-        let problems = BTreeSet::from_iter(self.problems(&self.mesh.link_status()));
+        let links = self.mesh.link_status();
+        let problems = BTreeSet::from_iter(self.problems(&links));
         for problem in problems.difference(&self.review.logged) {
             tracing::warn!("{problem}");
         }
         for problem in self.review.logged.difference(&problems) {
             tracing::info!("no longer: {problem}");
         }
-        let pause = if problems.is_empty() { REVIEW_QUIET_INTERVAL } else { REVIEW_INTERVAL };
+        // Who is silent is not called a problem at once.
+        let is_well = problems.is_empty() && links.iter().all(|link| link.is_up);
+        let pause = if is_well { REVIEW_QUIET_INTERVAL } else { REVIEW_INTERVAL };
         self.review = Review { logged: problems, due: Instant::now() + pause };
     }
 
