@@ -24,6 +24,15 @@ fn start(place: &mut Place, peers: &[&str]) {
     place.echo();
 }
 
+/// Two nodes side by side, 10.`net`.1 and 10.`net`.2, of which the first calls the second.
+fn neighbours(seed: u8, net: &str) -> [Place; 2] {
+    let (mut a, mut b) = (Place::new("a", seed), Place::new("b", seed + 1));
+    a.join("eth", &format!("10.{net}.1"), &b, "eth", &format!("10.{net}.2"));
+    start(&mut b, &[]);
+    start(&mut a, &[&format!("10.{net}.2")]);
+    [a, b]
+}
+
 /// Bytes that crossed the links of this node, both ways.
 fn link_bytes(of: &Place) -> u64 {
     of.status().peers.iter().map(|peer| peer.rx_bytes + peer.tx_bytes).sum()
@@ -107,10 +116,7 @@ fn two_homes_whose_nats_refuse_find_a_direct_way() {
 
 #[test]
 fn a_node_whose_only_address_changes_goes_on() {
-    let (mut a, mut b) = (Place::new("a", 21), Place::new("b", 22));
-    a.join("eth", "10.9.0.1", &b, "eth", "10.9.0.2");
-    start(&mut b, &[]);
-    start(&mut a, &["10.9.0.2"]);
+    let [a, b] = neighbours(21, "9.0");
     wait("there is a way", || a.hops(&b) == Some(1));
     a.talk(&b, Duration::from_secs(1), || {});
     for number in 11..14 {
@@ -151,10 +157,7 @@ fn two_links_to_one_neighbour_stand_ready() {
 
 #[test]
 fn a_path_that_takes_less_all_of_a_sudden_carries_on_or_says_what_it_lacks() {
-    let (mut a, mut b) = (Place::new("a", 41), Place::new("b", 42));
-    a.join("eth", "10.7.0.1", &b, "eth", "10.7.0.2");
-    start(&mut b, &[]);
-    start(&mut a, &["10.7.0.2"]);
+    let [a, b] = neighbours(41, "7.0");
     let set_mtu = |place: &Place, mtu: u16| drop(place.run(&format!("ip link set eth mtu {mtu}")));
     // More than fits when the path takes less: then the kernel must know, and send it in two pieces.
     let address = b.address().to_string();

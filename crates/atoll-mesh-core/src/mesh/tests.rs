@@ -42,11 +42,17 @@ impl Pair {
         Self { nodes: [node(1), node(2)], now: Time::ZERO, out: Default::default() }
     }
 
-    /// Two nodes with a link and a session.
-    fn new() -> Self {
+    /// Two nodes with a link, and no session yet.
+    fn neighbours() -> Self {
         let mut pair = Self::strangers();
         pair.nodes[0].add_peer(endpoint(1), Origin::Static, Time::ZERO);
         pair.run(Duration::from_millis(100));
+        pair
+    }
+
+    /// Two nodes with a link and a session.
+    fn new() -> Self {
+        let mut pair = Self::neighbours();
         let packet = pair.packet(0, 1);
         assert_eq!(pair.exchange(0, &packet), [packet]);
         pair
@@ -204,9 +210,7 @@ fn what_should_not_enter_the_mesh_is_dropped_at_once() {
 
 #[test]
 fn packets_that_wait_for_a_handshake_are_bounded() {
-    let mut pair = Pair::strangers();
-    pair.nodes[0].add_peer(endpoint(1), Origin::Static, Time::ZERO);
-    pair.run(Duration::from_millis(100));
+    let mut pair = Pair::neighbours();
     let packet = pair.packet(0, 1);
     let now = pair.now;
     for _ in 0..1000 {
@@ -218,8 +222,7 @@ fn packets_that_wait_for_a_handshake_are_bounded() {
 
 #[test]
 fn a_link_that_carries_the_handshake_of_a_session_is_watched() {
-    let mut pair = Pair::strangers();
-    pair.nodes[0].add_peer(endpoint(1), Origin::Static, Time::ZERO);
+    let mut pair = Pair::neighbours();
     pair.run(Duration::from_secs(60));
     let packet = pair.packet(0, 1);
     let (caller, begun) = (&mut pair.nodes[0], pair.now);
